@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test test-slow lint reproduce clean
+
+# Diagnose the reference models: the verdict table on the screen, the evidence in demo/report.html.
+demo: .venv/installed
+	$(BIN)/circuit-lab diagnose models/* --report demo/report.html
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pydoclint circuit_lab
+
+# Train the reference models anew from their recipes (about 20 minutes on two cores) into runs/.
+reproduce: .venv/installed
+	for recipe in models/*/recipe.toml; do OMP_NUM_THREADS=1 $(BIN)/circuit-lab train $$recipe || exit 1; done
+
+clean:
+	rm -rf .venv demo runs
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,23 @@
+"""The `circuit-lab` command: parse, call, print. Torch is imported by the commands that need it, never by `--help`."""
+
+import typer
+
+from circuit_lab.cli.diagnose import EPILOG as DIAGNOSE_EPILOG
+from circuit_lab.cli.diagnose import diagnose_command
+from circuit_lab.cli.train import EPILOG as TRAIN_EPILOG
+from circuit_lab.cli.train import train_command
+
+app = typer.Typer(
+    name="circuit-lab",
+    help="Did this checkpoint learn the algorithm, or does it only look like it?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("diagnose", epilog=DIAGNOSE_EPILOG)(diagnose_command)
+app.command("train", epilog=TRAIN_EPILOG)(train_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

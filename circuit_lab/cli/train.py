@@ -1,0 +1,48 @@
+"""`circuit-lab train`: recipe -> run folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from circuit_lab.cli.errors import user_errors
+
+EPILOG = """Examples:\n\n
+circuit-lab train models/two-hop-true-circuit/recipe.toml\n\n
+circuit-lab train recipe.toml --out runs/short --set training.n_steps=2000 --set task.regime=natural
+"""
+
+
+def train_command(
+    recipe: Annotated[Path, typer.Argument(help="A TOML recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/<name of the recipe>].")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train a net by a recipe; called again with the same folder, continue it.
+
+    Ctrl-C saves first. A continued run ends with the same bytes as an uninterrupted one.
+    """
+    with user_errors():
+        from circuit_lab.training import TrainingInterrupted, load_recipe, train
+
+        run = out if out is not None else Path("runs") / _name_of(recipe)
+        try:
+            result = train(load_recipe(recipe, settings or []), run, device=device, progress=not quiet)
+        except TrainingInterrupted as stop:
+            typer.echo(f"circuit-lab: {stop}", err=True)
+            raise typer.Exit(128 + stop.signal_number) from stop
+        if result.resumed_at:
+            typer.echo(f"Continued from step {result.resumed_at}.")
+        for split, accuracy in result.accuracy.items():
+            typer.echo(f"{split:<16} accuracy {accuracy:.3f}")
+        typer.echo(f"Last checkpoint: {result.checkpoint}")
+        typer.echo(f"Next: circuit-lab diagnose {run}")
+
+
+def _name_of(recipe: Path) -> str:
+    """The recipe's own name, or its folder's when it is simply called recipe.toml."""
+    return recipe.resolve().parent.name if recipe.stem == "recipe" else recipe.stem

@@ -1,0 +1,356 @@
+"""The three causal tests of a two-hop circuit: hop 1, hop 2 and interchange (interchange interventions: Geiger et al.).
+
+For a query (h, r1, r2) -> t with bridge b, at a site (stage, positions) of the residual stream:
+
+1. *Hop 1*: the query's state, put into a known-good query (h'', r1'', r2''), makes the answer (b, r2'').
+   What the query hands on is the bridge.
+2. *Hop 2*: the state of a known-good query with the same bridge, put into this query, leaves (or makes) the answer t.
+   What the query receives need only be the bridge.
+3. *Interchange*: the state of a known-good query with another bridge b', put into this query, makes the answer
+   (b', r2). The answer depends on the bridge that sits there.
+
+The source keeps its own r2 and the answer must follow the receiver's (see `partners`). Each test has an impostor that
+passes the others: a table read from the tokens fails hop 1, a shortcut keyed on (h, r1) fails hop 2, a table beside an
+unused bridge fails the interchange. A query is *mediated* when at one site most of its partners pass, in each of the
+three tests.
+
+Controls, per test and partner:
+
+* hop 1: the state of an unrelated known-good query into the same receiver; share giving the same wanted answer.
+* hop 2: a state with *another* bridge; share that still answers t. Near 1, nothing is read at the site.
+* interchange: a random displacement of the same norm; share that still answers t. Near 0, any disturbance breaks the
+  query and the test says little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuit_lab.measures.partners import NONE, PartnerPool, Partners
+from circuit_lab.measures.sites import Site, residual_states
+from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.tasks import Queries
+
+MIN_PARTNERS = 3
+"""A query with fewer partners for a test is *untestable*: one or two transplants make no majority."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTest:
+    """One test over a set of queries, at several sites.
+
+    Attributes:
+        passed: Whether the transplant with each partner gave the wanted answer; False where there is no partner.
+        exists: Where there is a partner.
+        control: Whether the control transplant gave the answer that the control counts (see the module's text).
+        control_exists: Where there is a control transplant.
+    """
+
+    passed: Bool[Tensor, "n_sites n n_partners"]
+    exists: Bool[Tensor, "n n_partners"]
+    control: Bool[Tensor, "n_sites n n_partners"]
+    control_exists: Bool[Tensor, "n n_partners"]
+
+    @property
+    def testable(self) -> Bool[Tensor, " n"]:
+        """Queries with at least `MIN_PARTNERS` partners."""
+        return self.exists.sum(-1) >= MIN_PARTNERS
+
+    @property
+    def majority(self) -> Bool[Tensor, "n_sites n"]:
+        """Queries for which more than half of the partners pass; False for untestable ones."""
+        return (2 * self.passed.sum(-1) > self.exists.sum(-1)) & self.testable
+
+    @property
+    def rate(self) -> Float[Tensor, " n_sites"]:
+        """Share of transplants that pass, in [0, 1]; `nan` without any."""
+        return self.passed.sum((-1, -2)) / self.exists.sum()
+
+    @property
+    def control_rate(self) -> Float[Tensor, " n_sites"]:
+        """Share of control transplants that pass, in [0, 1]; `nan` without any."""
+        return self.control.sum((-1, -2)) / self.control_exists.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTests:
+    """Hop 1, hop 2 and interchange over a set of queries, at the same sites.
+
+    Attributes:
+        sites: The sites, in the order of each test's first axis.
+        position_names: Names of the positions, for labels.
+        hop1: The query hands on its bridge.
+        hop2: The query needs only a bridge.
+        interchange: The query's answer follows the bridge put into it.
+    """
+
+    sites: tuple[Site, ...]
+    position_names: tuple[str, ...]
+    hop1: CausalTest
+    hop2: CausalTest
+    interchange: CausalTest
+
+    @property
+    def testable(self) -> Bool[Tensor, " n"]:
+        """Queries on which all three tests can be made."""
+        return self.hop1.testable & self.hop2.testable & self.interchange.testable
+
+    @property
+    def mediated(self) -> Bool[Tensor, " n"]:
+        """Queries that pass all three tests at one and the same site."""
+        return (self.hop1.majority & self.hop2.majority & self.interchange.majority).any(0)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per test and site: pass rate over transplants, share of queries by majority, control rate, n."""
+        rows = [
+            {
+                "test": name,
+                "site": site.label(self.position_names),
+                "rate": float(test.rate[i]),
+                "majority_share": float(test.majority[i].sum() / test.testable.sum()),
+                "control_rate": float(test.control_rate[i]),
+                "n_queries": int(test.testable.sum()),
+                "n_transplants": int(test.exists.sum()),
+            }
+            for name, test in (("hop1", self.hop1), ("hop2", self.hop2), ("interchange", self.interchange))
+            for i, site in enumerate(self.sites)
+        ]
+        return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def patched_answers(
+    net: HookedSharedTransformer,
+    *,
+    site: Site,
+    receiver_states: Float[Tensor, "m n_ctx d_model"],
+    source_states: Float[Tensor, "m n_ctx d_model"],
+    answer_position: Int[Tensor, " m"],
+) -> Int[Tensor, " m"]:
+    """The net's top answers, resumed at a site with the sources' states put into the receivers'.
+
+    Args:
+        net: A hooked net.
+        site: Where to patch: only its positions are replaced.
+        receiver_states: Residual streams at the site's stage of the queries that are asked.
+        source_states: Residual streams at the site's stage of the queries that lend their state.
+        answer_position: Position read, per receiver.
+
+    Returns:
+        Token ids, on the CPU.
+    """
+    residual = receiver_states.clone()
+    positions = list(site.positions)
+    residual[:, positions] = source_states[:, positions]
+    logits = net(
+        None,
+        start_at=site.stage,
+        residual=residual,
+        answer_only=True,
+        answer_position=answer_position,
+    )
+    return logits.argmax(-1).cpu()
+
+
+def causal_tests(
+    net: HookedSharedTransformer,
+    queries: Queries,
+    pool: Queries,
+    *,
+    sites: Sequence[Site],
+    generator: torch.Generator,
+    n_partners: int = 6,
+    batch_size: int = 8192,
+) -> CausalTests:
+    """Run the three causal tests on every query at every site.
+
+    Args:
+        net: A hooked net in `eval` mode.
+        queries: Two-hop queries under test.
+        pool: Known-good training queries (see `known_good`): lenders and receivers.
+        sites: Sites to patch, usually located on `train_inferred` by `locate_sites`.
+        generator: Draws the partners; the global random state is not used.
+        n_partners: Partners per query and test.
+        batch_size: Transplants per forward pass; bounds memory.
+
+    Returns:
+        The results, per site, query and partner.
+
+    Raises:
+        ValueError: If the pool is empty or the queries have no bridge.
+    """
+    if "bridge" not in queries.intermediates:
+        raise ValueError("causal tests need two-hop queries with a 'bridge' intermediate; got queries without one")
+    partner_pool = PartnerPool(pool, generator=generator)
+    receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
+    same_bridge = partner_pool.hop2_sources(queries, n_partners=n_partners)
+    other_bridge = partner_pool.interchange_sources(queries, n_partners=n_partners)
+    strangers = Partners(
+        rows=torch.where(receivers.exists, torch.randint(len(pool), receivers.rows.shape, generator=generator), NONE),
+        wanted=receivers.wanted,
+    )
+    small_pool, drawn = _pool_in_use(pool, [receivers, strangers, same_bridge, other_bridge])
+    lab = _TransplantLab(net, queries, small_pool, batch_size=batch_size)
+    outcomes = [lab.run(site, *drawn, generator=generator) for site in sites]
+    existing = {
+        "hop1": (receivers.exists, receivers.exists),
+        "hop2": (same_bridge.exists, other_bridge.exists),
+        "interchange": (other_bridge.exists, other_bridge.exists),
+    }
+    tests = {
+        name: CausalTest(
+            passed=torch.stack([outcome[name][0] for outcome in outcomes]),
+            exists=exists,
+            control=torch.stack([outcome[name][1] for outcome in outcomes]),
+            control_exists=control_exists,
+        )
+        for name, (exists, control_exists) in existing.items()
+    }
+    return CausalTests(sites=tuple(sites), position_names=queries.position_names, **tests)
+
+
+def _pool_in_use(pool: Queries, drawn: list[Partners]) -> tuple[Queries, list[Partners]]:
+    """The part of the pool that was drawn, and the partners with their rows renumbered to it.
+
+    The pool may be a hundred times larger than what is drawn from it, and every row costs a forward pass.
+    """
+    used = torch.cat([partners.rows[partners.exists] for partners in drawn]).unique()
+    new_row = torch.full((len(pool),), NONE)
+    new_row[used] = torch.arange(len(used))
+    renumbered = [
+        Partners(rows=torch.where(partners.exists, new_row[partners.rows], NONE), wanted=partners.wanted)
+        for partners in drawn
+    ]
+    return pool[used], renumbered
+
+
+class _TransplantLab:
+    """Residual streams of the queries and of the pool at one stage, and the transplants between them."""
+
+    def __init__(self, net: HookedSharedTransformer, queries: Queries, pool: Queries, *, batch_size: int) -> None:
+        self.net, self.queries, self.pool, self.batch_size = net, queries, pool, batch_size
+        self._stage: str | None = None
+        self._query_states = self._pool_states = torch.empty(0)
+
+    def _enter(self, stage: str) -> None:
+        """Compute the states at a stage; sites that share it reuse them."""
+        if stage != self._stage:
+            self._query_states = residual_states(self.net, self.queries.tokens, stage=stage)
+            self._pool_states = residual_states(self.net, self.pool.tokens, stage=stage)
+            self._stage = stage
+
+    def run(
+        self,
+        site: Site,
+        receivers: Partners,
+        strangers: Partners,
+        same_bridge: Partners,
+        other_bridge: Partners,
+        *,
+        generator: torch.Generator,
+    ) -> dict[str, tuple[Bool[Tensor, "n n_partners"], Bool[Tensor, "n n_partners"]]]:
+        """Per test, where the transplant passed and where its control did."""
+        self._enter(site.stage)
+        handed_on = self._answers_of_pool(site, receivers)
+        handed_on_by_stranger = self._answers_of_pool(site, receivers, lenders=strangers)
+        with_same_bridge = self._answers_of_queries(site, same_bridge)
+        with_other_bridge = self._answers_of_queries(site, other_bridge)
+        displaced = self._answers_of_queries(site, other_bridge, displace=generator)
+        own_answer = self.queries.answer[:, None]
+        return {
+            "hop1": (
+                (handed_on == receivers.wanted) & receivers.exists,
+                (handed_on_by_stranger == receivers.wanted) & receivers.exists,
+            ),
+            "hop2": (
+                (with_same_bridge == own_answer) & same_bridge.exists,
+                (with_other_bridge == own_answer) & other_bridge.exists,
+            ),
+            "interchange": (
+                (with_other_bridge == other_bridge.wanted) & other_bridge.exists,
+                (displaced == own_answer) & other_bridge.exists,
+            ),
+        }
+
+    def _answers_of_pool(
+        self, site: Site, receivers: Partners, *, lenders: Partners | None = None
+    ) -> Int[Tensor, "n n_partners"]:
+        """Answers of the receivers with the state of each query, or of its stranger, put in."""
+        cell = receivers.exists
+        receiver = receivers.rows[cell]
+        if lenders is None:
+            source_states, source = self._query_states, _query_rows(cell)
+        else:
+            source_states, source = self._pool_states, lenders.rows[cell]
+        answers = torch.full(cell.shape, NONE)
+        answers[cell] = self._patched(
+            site,
+            (self._pool_states, receiver),
+            (source_states, source),
+            self.pool.answer_position[receiver],
+        )
+        return answers
+
+    def _answers_of_queries(
+        self, site: Site, sources: Partners, *, displace: torch.Generator | None = None
+    ) -> Int[Tensor, "n n_partners"]:
+        """Answers of each query with its sources' states put in, or displaced by as much in a random direction."""
+        cell = sources.exists
+        receiver = _query_rows(cell)
+        answers = torch.full(cell.shape, NONE)
+        answers[cell] = self._patched(
+            site,
+            (self._query_states, receiver),
+            (self._pool_states, sources.rows[cell]),
+            self.queries.answer_position[receiver],
+            displace=displace,
+        )
+        return answers
+
+    def _patched(
+        self,
+        site: Site,
+        receivers: tuple[Tensor, Tensor],
+        sources: tuple[Tensor, Tensor],
+        answer_position: Int[Tensor, " m"],
+        *,
+        displace: torch.Generator | None = None,
+    ) -> Int[Tensor, " m"]:
+        """Patched answers of (states, rows) pairs, in batches."""
+        answers = [torch.zeros(0, dtype=torch.long)]
+        for start in range(0, len(answer_position), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            receiver_states, source_states = (states[rows[part]] for states, rows in (receivers, sources))
+            if displace is not None:
+                source_states = _displaced(receiver_states, source_states, generator=displace)
+            answers.append(
+                patched_answers(
+                    self.net,
+                    site=site,
+                    receiver_states=receiver_states,
+                    source_states=source_states,
+                    answer_position=answer_position[part],
+                )
+            )
+        return torch.cat(answers)
+
+
+def _query_rows(cell: Bool[Tensor, "n n_partners"]) -> Int[Tensor, " m"]:
+    """Row of the query of each existing cell, in the order in which a mask reads them."""
+    return torch.arange(len(cell))[:, None].expand_as(cell)[cell]
+
+
+def _displaced(
+    receiver: Float[Tensor, "m n_ctx d_model"],
+    source: Float[Tensor, "m n_ctx d_model"],
+    *,
+    generator: torch.Generator,
+) -> Float[Tensor, "m n_ctx d_model"]:
+    """The receiver's states moved as far as the sources lie from them, per position, in random directions."""
+    direction = torch.randn(receiver.shape, generator=generator, dtype=receiver.dtype).to(receiver.device)
+    direction = direction / direction.norm(dim=-1, keepdim=True)
+    return receiver + (source - receiver).norm(dim=-1, keepdim=True) * direction

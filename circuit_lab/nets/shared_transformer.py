@@ -1,0 +1,250 @@
+"""A transformer whose effective layers reuse fewer blocks, in HookedTransformer's names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
+
+from circuit_lab.nets.block import TransformerBlock, make_tied_blocks
+from circuit_lab.nets.components import Embed, PosEmbed, Unembed, at_position, is_hooked, make_norm
+from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
+from circuit_lab.nets.transformer_lens_interface import TransformerLensInterface
+
+
+class HookedSharedTransformer(TransformerLensInterface, HookedRootModule):
+    """A causal or bidirectional transformer with a `layer_map` from effective layers to blocks.
+
+    Every effective layer is a module of its own with its own HookPoints, so that each hook fires once per forward pass;
+    layers of the same block hold the same Parameters, so that `parameters()` counts each weight once.
+
+    TransformerLens's ActivationCache, node patching, logit lens, node attribution and interchange tools accept the net;
+    most of them want it in `eval()`. What they cannot do with it:
+
+    * Edge attribution and direct path patching raise NotImplementedError: there is no copy of the stream per reader.
+    * Direct logit attribution is exact on pre-norm nets only. In a post-norm net the stream is not the sum of what the
+      components write, so the attributions do not add up to the logit. With norms but without a final one it raises
+      ValueError.
+
+    Attributes:
+        cfg: The configuration, frozen.
+        lens_sites: The states between layers, in order.
+
+    Args:
+        config: Shape, computation and initial weights.
+    """
+
+    def __init__(self, config: SharedTransformerConfig) -> None:
+        super().__init__()
+        self.cfg = config
+        self.lens_sites = lens_sites_of_layers(config.n_layers)
+        self.embed = Embed(config)
+        self.hook_embed = HookPoint()
+        self.pos_embed = PosEmbed(config)
+        self.hook_pos_embed = HookPoint()
+        # A ModuleList types its items as Module only.
+        self.blocks = cast(Sequence[TransformerBlock], nn.ModuleList(make_tied_blocks(config)))
+        self.ln_final = make_norm(config) if config.final_norm else nn.Identity()
+        self.unembed = Unembed(config)
+        self._modules_after_last_state = (
+            *self.blocks[-1].modules(),
+            *self.ln_final.modules(),
+            self.unembed,
+        )
+        self._draw_initial_weights()
+        self.setup()
+
+    def _draw_initial_weights(self) -> None:
+        """Draw W_E, W_pos, then per block W_Q, W_K, W_V, W_O, W_in, W_out, then W_U, each from N(0, std).
+
+        One CPU generator seeded with `init_seed` serves all of them, so the weights depend on the config alone.
+        """
+        generator = torch.Generator(device="cpu").manual_seed(self.cfg.init_seed)
+        self.embed.reset_parameters(generator)
+        self.pos_embed.reset_parameters(generator)
+        for block_id in range(self.cfg.n_blocks):
+            block = self.blocks[self.cfg.layer_map.index(block_id)]
+            block.attn.reset_parameters(generator)
+            block.mlp.reset_parameters(generator)
+        self.unembed.reset_parameters(generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.W_U.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.W_U.dtype
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "n pos"] | None = None,
+        *,
+        start_at: str | None = None,
+        residual: Float[Tensor, "n pos d_model"] | None = None,
+        answer_only: bool = False,
+        answer_position: Int[Tensor, " n"] | None = None,
+        return_type: Literal["logits"] = "logits",
+    ) -> Float[Tensor, "n pos d_vocab_out"] | Float[Tensor, "n d_vocab_out"]:
+        """The logits at every position, or at the answer's position alone.
+
+        Args:
+            tokens: Token ids, at most `n_ctx` a row. Not read when resuming.
+            start_at: Label or hook name of a lens site: resume from the state there, running only the layers after it.
+                Those run whole, with all their hooks; no hook before them fires.
+            residual: The state at `start_at`.
+            answer_only: Return only the logits at `answer_position`, and skip what they do not need. While any module
+                from the last block on has a hook, nothing is skipped, so a hook always sees the classic shapes.
+            answer_position: The position of each row whose logits are wanted; the last by default.
+            return_type: "logits", the only type there is.
+
+        Returns:
+            Logits, `[n, pos, d_vocab_out]`, or `[n, d_vocab_out]` with `answer_only`.
+
+        Raises:
+            ValueError: If the arguments do not fit together, or there is no such lens site.
+        """
+        if return_type != "logits":
+            raise ValueError(f'return_type must be "logits", got {return_type!r}; compute a loss from the logits')
+        if answer_position is not None and not answer_only:
+            raise ValueError("answer_position is given but answer_only is False; set answer_only=True")
+        state, layer = self._starting_state(tokens, start_at, residual)
+        if answer_only:
+            return self._logits_at_answer(state, layer, answer_position)
+        for block in self.blocks[layer:]:
+            state = block(state)
+        return self.logits_at(state)
+
+    def logits_at(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
+        """The logit lens: final norm (if any), then unembedding."""
+        return self.unembed(self.ln_final(residual))
+
+    def _starting_state(
+        self,
+        tokens: Int[Tensor, "n pos"] | None,
+        start_at: str | None,
+        residual: Float[Tensor, "n pos d_model"] | None,
+    ) -> tuple[Float[Tensor, "n pos d_model"], int]:
+        """The state to run on from, and how many layers it has behind it."""
+        if start_at is not None:
+            if residual is None:
+                raise ValueError(f"start_at = {start_at!r} needs residual, the state there; it is None")
+            return residual, find_lens_site(self.lens_sites, start_at).layer
+        if residual is not None:
+            raise ValueError("residual is given without start_at; name the lens site it belongs to")
+        if tokens is None:
+            raise ValueError("tokens is None; give tokens, or start_at and residual to resume")
+        return self._embed(tokens), 0
+
+    def _embed(self, tokens: Int[Tensor, "n pos"]) -> Float[Tensor, "n pos d_model"]:
+        """Token plus position embedding."""
+        if tokens.ndim != 2 or tokens.shape[1] > self.cfg.n_ctx:
+            raise ValueError(
+                f"tokens must be [n, pos] with pos at most n_ctx = {self.cfg.n_ctx}, got shape {list(tokens.shape)}"
+            )
+        tokens = tokens.to(self.device)
+        try:
+            embedded = self.embed(tokens)
+        except IndexError as error:
+            raise ValueError(
+                f"tokens must lie in 0..{self.cfg.d_vocab - 1} (d_vocab = {self.cfg.d_vocab}), "
+                f"got {int(tokens.min())}..{int(tokens.max())}"
+            ) from error
+        return self.hook_embed(embedded) + self.hook_pos_embed(self.pos_embed(tokens))
+
+    def _logits_at_answer(
+        self, state: Float[Tensor, "n pos d_model"], layer: int, answer_position: Int[Tensor, " n"] | None
+    ) -> Float[Tensor, "n d_vocab_out"]:
+        """The logits at one position of each row; the last block computes that position alone if nobody watches."""
+        n, pos = state.shape[:2]
+        position = torch.tensor(pos - 1).expand(n) if answer_position is None else answer_position
+        position = position.to(state.device)
+        if any(map(is_hooked, self._modules_after_last_state)):
+            for block in self.blocks[layer:]:
+                state = block(state)
+            return at_position(self.logits_at(state), position)
+        if layer == self.cfg.n_layers:
+            return self.logits_at(at_position(state, position))
+        for block in self.blocks[layer:-1]:
+            state = block(state)
+        return self.logits_at(self.blocks[-1](state, position).squeeze(1))
+
+    def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]  (an ActivationCache, not its dict)
+        self, *model_args: Any, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, ActivationCache]:
+        """Run the net and keep its activations.
+
+        Args:
+            *model_args: Positional arguments of `forward`.
+            remove_batch_dim: Whether to drop the batch dimension, of size 1, from what is kept.
+            **kwargs: Arguments of HookedRootModule's `run_with_cache` (`names_filter`, `pos_slice`, ...) and of
+                `forward`.
+
+        Returns:
+            The logits and an ActivationCache, which reads `cache["resid_post", 3]` as well as full hook names.
+        """
+        logits, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+        return logits, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
+
+    def unique_state_dict(self) -> dict[str, Tensor]:
+        """Every weight once, not copied, under the name it has in the first layer that uses it."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def load_unique_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `unique_state_dict` gave; names, shapes and types must be this net's own.
+
+        Args:
+            state: A tensor for every weight, each once.
+
+        Raises:
+            ValueError: If a name is missing or unknown, or a shape or dtype differs. The net is then unchanged.
+        """
+        own = dict(self.named_parameters())
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"the weights are not those of this net: missing {missing}, unknown {unknown}")
+        for name, parameter in own.items():
+            given = state[name]
+            if given.shape != parameter.shape or given.dtype != parameter.dtype:
+                raise ValueError(
+                    f"weight {name} must be {list(parameter.shape)} {parameter.dtype}, "
+                    f"got {list(given.shape)} {given.dtype}; build the net from the config the weights belong to, "
+                    "and convert it with net.to(dtype) first if they are of another type"
+                )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a weight for every layer's copy; the copies of one block must agree.
+
+        Args:
+            state_dict: Tensors by name.
+            strict: Whether names must match exactly.
+            assign: Must be False, for it would untie the layers.
+
+        Returns:
+            What `torch.nn.Module.load_state_dict` returns.
+
+        Raises:
+            ValueError: If `assign` is set, or two copies of one tied weight differ.
+        """
+        if assign:
+            raise ValueError("assign=True would give every layer its own weights and untie them; use assign=False")
+        first_name: dict[int, str] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            first = first_name.setdefault(id(parameter), name)
+            both_given = first in state_dict and name in state_dict
+            if both_given and not torch.equal(state_dict[first], state_dict[name]):
+                raise ValueError(
+                    f"{name} differs from {first}, but layer_map = {list(self.cfg.layer_map)} ties them; "
+                    "load these weights into a net with another layer_map"
+                )
+        return super().load_state_dict(state_dict, strict=strict)

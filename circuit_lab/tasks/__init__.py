@@ -1,0 +1,38 @@
+"""What is to be learnt: tasks with their queries, splits, chance levels and split certificates."""
+
+from circuit_lab.tasks.augmentation import augmentation_rows
+from circuit_lab.tasks.fact_graph import FactGraph
+from circuit_lab.tasks.queries import NO_FACT, Queries, SplitCertificate, concatenate
+from circuit_lab.tasks.registry import TASKS, Task, TaskConfig, build_task
+from circuit_lab.tasks.two_hop import HELD_OUT_SPLITS, TWO_HOP_SPLITS, TwoHopTask
+from circuit_lab.tasks.two_hop_config import (
+    AUGMENTATION_REGIMES,
+    Augmentation,
+    AugmentationPair,
+    TwoHopConfig,
+    TwoHopFolderConfig,
+)
+from circuit_lab.tasks.two_hop_folder import read_dataset_folder, write_dataset_folder
+
+__all__ = [
+    "AUGMENTATION_REGIMES",
+    "HELD_OUT_SPLITS",
+    "NO_FACT",
+    "TASKS",
+    "TWO_HOP_SPLITS",
+    "Augmentation",
+    "AugmentationPair",
+    "FactGraph",
+    "Queries",
+    "SplitCertificate",
+    "Task",
+    "TaskConfig",
+    "TwoHopConfig",
+    "TwoHopFolderConfig",
+    "TwoHopTask",
+    "augmentation_rows",
+    "build_task",
+    "concatenate",
+    "read_dataset_folder",
+    "write_dataset_folder",
+]

@@ -1,0 +1,24 @@
+"""The table of tasks: which builder builds which kind of config."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from circuit_lab.tasks.two_hop import TwoHopTask
+from circuit_lab.tasks.two_hop_config import TwoHopConfig, TwoHopFolderConfig
+from circuit_lab.tasks.two_hop_folder import build_folder_task
+
+TaskConfig = Annotated[TwoHopConfig | TwoHopFolderConfig, Field(discriminator="kind")]
+"""Any task's config; as the type of a pydantic field it is chosen by `kind`."""
+Task = TwoHopTask
+
+TASKS: Mapping[str, Callable[[Any], Task]] = MappingProxyType(
+    {"two_hop": TwoHopTask.from_config, "two_hop_folder": build_folder_task}
+)
+
+
+def build_task(config: TwoHopConfig | TwoHopFolderConfig) -> Task:
+    """Build the task of `config` with the builder that `TASKS` lists for its kind."""
+    return TASKS[config.kind](config)

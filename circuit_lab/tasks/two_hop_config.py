@@ -1,0 +1,165 @@
+"""Settings of the two-hop composition task: what is drawn, what is held out, what augmentation adds.
+
+Source: [He] arXiv 2601.09049 and its released code. Symbols: `ood_share` is the paper's OOD ratio, `phi` its inferred /
+atomic ratio, an `Augmentation` its (ratio, samples per fact) of one hop.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_validator
+
+_Number = Annotated[float, Strict(), AllowInfNan(False)]
+
+
+def _refuse_unknown_keys(model: type[BaseModel], data: Any) -> None:
+    """Raise a ValueError that lists the valid settings when `data` holds another one."""
+    if not isinstance(data, dict):
+        return
+    unknown = [key for key in data if key not in model.model_fields]
+    if unknown:
+        raise ValueError(
+            f"unknown {model.__name__} setting {unknown[0]!r} = {data[unknown[0]]!r}; "
+            f"the settings are: {', '.join(model.model_fields)}"
+        )
+
+
+class Augmentation(BaseModel):
+    """How many training queries an OOD fact gets on one hop.
+
+    Attributes:
+        ratio: Share of the OOD facts on that hop of `test_ood` that are augmented, in [0, 1].
+        samples_per_fact: At most so many queries for each of them, each with an ID fact on the other hop.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: _Number = Field(ge=0, le=1)
+    samples_per_fact: int = Field(ge=0, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, data: Any) -> Any:
+        _refuse_unknown_keys(cls, data)
+        return data
+
+
+class AugmentationPair(BaseModel):
+    """A custom augmentation: what is added for OOD facts as hop 1 and as hop 2."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hop1: Augmentation
+    hop2: Augmentation
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, data: Any) -> Any:
+        _refuse_unknown_keys(cls, data)
+        return data
+
+
+_NOTHING = Augmentation(ratio=0.0, samples_per_fact=0)
+_FULL = Augmentation(ratio=1.0, samples_per_fact=18)
+_HALF = Augmentation(ratio=0.5, samples_per_fact=9)
+
+AUGMENTATION_REGIMES: dict[str, tuple[Augmentation, Augmentation]] = {
+    "natural": (_NOTHING, _NOTHING),
+    "both_full": (_FULL, _FULL),
+    "both_half": (_HALF, _HALF),
+    "first_hop_full": (_FULL, _NOTHING),
+    "second_hop_full": (_NOTHING, _FULL),
+}
+"""The five regimes of [He] by name: (augmentation of hop 1, augmentation of hop 2)."""
+
+
+class TwoHopConfig(BaseModel):
+    """Everything that determines a two-hop task; equal configs give equal tasks.
+
+    `regime` and `augmentation` exclude each other: leave `regime` out when giving an `augmentation`.
+
+    Attributes:
+        kind: Names the task in the table that dispatches.
+        n_entities: Entities, at least 2.
+        n_relations: Relations.
+        out_degree: Facts per entity, each with another relation; at most `n_relations`.
+        ood_share: Share of the facts that are OOD, in (0, 1), rounded up to whole facts.
+        test_id_share: Share of the ID-ID queries held out as `test_id`, in (0, 1), rounded up.
+        phi: ID-ID training queries per ID fact, > 0; None keeps all that are not held out.
+        regime: A key of `AUGMENTATION_REGIMES`.
+        augmentation: A custom augmentation in place of a regime.
+        leaked_share: Share of `test_ood` put into training, in [0, 1], rounded up: a contaminated control.
+        shuffled_answers: Permute the answers of all two-hop queries: a negative control that only rote can learn.
+        seed: Fixes every random choice, >= 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["two_hop"] = "two_hop"
+    n_entities: int = Field(ge=2, strict=True)
+    n_relations: int = Field(ge=1, strict=True)
+    out_degree: int = Field(ge=1, strict=True)
+    ood_share: _Number = Field(default=0.05, gt=0, lt=1)
+    test_id_share: _Number = Field(default=0.005, gt=0, lt=1)
+    phi: _Number | None = Field(default=None, gt=0)
+    regime: str | None = "natural"
+    augmentation: AugmentationPair | None = None
+    leaked_share: _Number = Field(default=0.0, ge=0, le=1)
+    shuffled_answers: bool = Field(default=False, strict=True)
+    seed: int = Field(default=0, ge=0, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _custom_augmentation_replaces_the_default_regime(cls, data: Any) -> Any:
+        _refuse_unknown_keys(cls, data)
+        if isinstance(data, dict) and data.get("augmentation") is not None and "regime" not in data:
+            return data | {"regime": None}
+        return data
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "TwoHopConfig":
+        if self.out_degree > self.n_relations:
+            raise ValueError(
+                f"out_degree = {self.out_degree} is more than n_relations = {self.n_relations}, but the facts of an "
+                f"entity have distinct relations; set out_degree to at most {self.n_relations} or raise n_relations"
+            )
+        if (self.regime is None) == (self.augmentation is None):
+            raise ValueError(
+                f"give exactly one of regime and augmentation, got regime = {self.regime!r} and "
+                f"augmentation = {self.augmentation!r}; leave one of them out"
+            )
+        if self.regime is not None and self.regime not in AUGMENTATION_REGIMES:
+            raise ValueError(
+                f"unknown regime {self.regime!r}; the regimes are: {', '.join(AUGMENTATION_REGIMES)}, "
+                "or leave regime out and give an augmentation"
+            )
+        return self
+
+    @property
+    def hop_augmentations(self) -> tuple[Augmentation, Augmentation]:
+        """The augmentation of hop 1 and of hop 2 that the regime or the custom setting stands for."""
+        if self.augmentation is not None:
+            return self.augmentation.hop1, self.augmentation.hop2
+        assert self.regime is not None
+        return AUGMENTATION_REGIMES[self.regime]
+
+
+class TwoHopFolderConfig(BaseModel):
+    """A two-hop task that was read from a dataset folder.
+
+    Attributes:
+        kind: Names the task in the table that dispatches.
+        path: The folder, as given when it was read.
+        content_hash: SHA-256 of the vocabulary and the task hash, by which a changed folder is noticed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["two_hop_folder"] = "two_hop_folder"
+    path: str
+    content_hash: str = Field(pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, data: Any) -> Any:
+        _refuse_unknown_keys(cls, data)
+        return data

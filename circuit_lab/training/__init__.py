@@ -1,0 +1,27 @@
+"""Recipe -> run folder -> checkpoints, with exact resumption; reference models."""
+
+from circuit_lab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from circuit_lab.training.evaluation import SplitScore, split_scores
+from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, train
+from circuit_lab.training.recipe import Recipe, load_recipe, parse_recipe
+from circuit_lab.training.reference import reference_model, reference_models, resolve_checkpoint
+from circuit_lab.training.run_folder import latest_checkpoint, read_metrics
+
+__all__ = [
+    "Checkpoint",
+    "Recipe",
+    "SplitScore",
+    "TrainingInterrupted",
+    "TrainingResult",
+    "latest_checkpoint",
+    "load_checkpoint",
+    "load_recipe",
+    "parse_recipe",
+    "read_metrics",
+    "reference_model",
+    "reference_models",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "split_scores",
+    "train",
+]

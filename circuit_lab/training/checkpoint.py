@@ -1,0 +1,202 @@
+"""Checkpoints: one safetensors file that rebuilds net and task, and proves that it did.
+
+Tensors: every weight once, by the name of the first layer that uses it, and `fingerprint/tokens`, `fingerprint/logits`:
+the net's logits on fixed inputs, compared at load. Metadata: one JSON object under `circuit_lab`. (One key, because the
+order in which safetensors writes several is not fixed, and equal checkpoints shall have equal bytes.)
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from circuit_lab.nets import HookedNet, NetConfig, build_net
+from circuit_lab.tasks import Task, TaskConfig, build_task
+from circuit_lab.training.run_folder import write_atomically
+
+FORMAT_VERSION = 1
+METADATA_KEY = "circuit_lab"
+FINGERPRINT = "fingerprint/"
+N_FINGERPRINT_ROWS = 16
+FINGERPRINT_TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit: other machines add float32 numbers in another order,
+which changes the seventh digit; other weights change the first."""
+_FIELDS = ("format_version", "net", "task", "task_hash", "step", "metrics", "recipe")
+_TASK = TypeAdapter(TaskConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A net at one step of its training, with the task it is trained on.
+
+    Attributes:
+        net: The net, in `eval` mode.
+        task: The task, rebuilt from its config.
+        step: Optimiser steps so far.
+        metrics: Accuracies by split, as evaluated when the checkpoint was written.
+        recipe: The recipe's tables; empty when the net was not trained by one.
+        path: The file.
+    """
+
+    net: HookedNet
+    task: Task
+    step: int
+    metrics: Mapping[str, float]
+    recipe: Mapping[str, Any]
+    path: Path
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    net: HookedNet,
+    task: Task,
+    step: int,
+    metrics: Mapping[str, float],
+    recipe: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: The file, usually `*.safetensors`; parent folders are made.
+        net: The net.
+        task: The task.
+        step: Optimiser steps so far.
+        metrics: Accuracies by split.
+        recipe: The recipe's tables, if there is one.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "net": net.cfg.model_dump(mode="json"),
+        "task": task.config.model_dump(mode="json"),
+        "task_hash": task.certificate.task_hash,
+        "step": step,
+        "metrics": dict(metrics),
+        "recipe": dict(recipe) if recipe is not None else {},
+    }
+    tokens = task.training.tokens[:N_FINGERPRINT_ROWS]
+    tensors = {name: weight.cpu().contiguous() for name, weight in net.unique_state_dict().items()}
+    tensors |= {FINGERPRINT + "tokens": tokens.contiguous(), FINGERPRINT + "logits": _logits(net, tokens)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(record, sort_keys=True)}))
+    return path
+
+
+def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint, rebuild its net and task, and check both. Nothing is unpickled.
+
+    Args:
+        path: The checkpoint file.
+        device: Where the net goes.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: If the file is missing, truncated, no checkpoint, of an unknown version, or does not rebuild what
+            it was written from; says which.
+    """
+    path = Path(path)
+    record, tensors = _read(path)
+    net = _rebuild_net(path, record, tensors)
+    try:
+        task = build_task(_TASK.validate_python(record["task"]))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
+    if task.certificate.task_hash != record["task_hash"]:
+        raise ValueError(
+            f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
+            f"{record['task_hash']}; the file is damaged or from an incompatible version of circuit_lab"
+        )
+    return Checkpoint(
+        net=net.to(device),
+        task=task,
+        step=record["step"],
+        metrics=record["metrics"],
+        recipe=record["recipe"],
+        path=path,
+    )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Metadata (empty if there is none) and tensors by name, on the CPU.
+
+    Raises:
+        ValueError: If the file is missing, truncated or no safetensors file.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record and the tensors of a checkpoint, with version and keys checked."""
+    metadata, tensors = read_tensors(path)
+    if METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{path} is a safetensors file but no circuit_lab checkpoint: its metadata has no key {METADATA_KEY!r}"
+        )
+    try:
+        record = json.loads(metadata[METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"checkpoint {path}: its metadata is not JSON: {error}") from error
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"checkpoint {path}: format version {version!r} is unknown; this circuit_lab reads version {FORMAT_VERSION}"
+        )
+    missing, unknown = sorted(set(_FIELDS) - set(record)), sorted(set(record) - set(_FIELDS))
+    if missing or unknown:
+        raise ValueError(f"checkpoint {path}: metadata keys missing: {missing}, unknown: {unknown}")
+    return record, tensors
+
+
+def _rebuild_net(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> HookedNet:
+    """The net with its weights, whose logits must be those it was saved with."""
+    fingerprint = {part: tensors.pop(FINGERPRINT + part, None) for part in ("tokens", "logits")}
+    tokens, saved = fingerprint["tokens"], fingerprint["logits"]
+    if tokens is None or saved is None:
+        raise ValueError(f"checkpoint {path}: it has no {FINGERPRINT}tokens and {FINGERPRINT}logits to check it by")
+    try:
+        config = NetConfig.model_validate(record["net"])
+        net = build_net(config).to(saved.dtype).eval()
+        net.load_unique_state_dict(tensors)
+    except ValidationError as error:
+        raise ValueError(f"checkpoint {path}: its net config is not valid: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
+    difference = float((_logits(net, tokens) - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
+    if not difference <= FINGERPRINT_TOLERANCE:
+        raise ValueError(
+            f"checkpoint {path}: its logits on the fingerprint inputs differ by {difference:.2g} of the largest logit "
+            f"from those it was saved with (tolerance {FINGERPRINT_TOLERANCE}); the weights are damaged, or this "
+            "version of circuit_lab computes another function"
+        )
+    return net
+
+
+@torch.no_grad()
+def _logits(net: HookedNet, tokens: Tensor) -> Tensor:
+    """Logits on the fingerprint inputs, on the CPU, whatever the net's mode."""
+    return net(tokens).cpu().contiguous()

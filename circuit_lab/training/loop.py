@@ -1,0 +1,202 @@
+"""The training loop: recipe -> run folder.
+
+One step: draw a batch of training items, cross-entropy at each item's answer position, AdamW. A run that is called
+again with the same folder continues from its last save and ends with the same bytes as one that was never interrupted.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch.nn import functional as F
+
+from circuit_lab.nets import HookedNet, build_net
+from circuit_lab.tasks import Task, build_task
+from circuit_lab.training.batches import BatchStream
+from circuit_lab.training.checkpoint import save_checkpoint
+from circuit_lab.training.evaluation import SplitScore, split_scores
+from circuit_lab.training.optimizer import learning_rate, make_optimizer
+from circuit_lab.training.progress import STEPS_PER_REFRESH, ProgressBar, progress_bar
+from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.resume import load_resume, save_resume
+from circuit_lab.training.run_folder import append_metrics, checkpoint_path, drop_metrics_after, read_metrics
+from circuit_lab.training.run_identity import open_run
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal stopped the run after its state was saved."""
+
+    def __init__(self, run: Path, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped at step {step}; saved in {run}; the same command continues it")
+        self.run, self.step, self.signal_number = run, step, signal_number
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    Attributes:
+        run: The run folder.
+        checkpoint: Its last checkpoint.
+        accuracy: Accuracy per split at the end, in [0, 1].
+        resumed_at: Step at which this call started: 0 for a fresh run, the last step for a finished one.
+    """
+
+    run: Path
+    checkpoint: Path
+    accuracy: dict[str, float]
+    resumed_at: int
+
+
+def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bool = True) -> TrainingResult:
+    """Train by a recipe, or continue a run.
+
+    Args:
+        recipe: From `load_recipe`.
+        out: The run folder: absent, empty, or a run of the same recipe.
+        device: "auto" (cuda, else mps, else cpu) or a torch device. Only the CPU promises bit-identical resumption.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The finished run.
+
+    A folder that holds something else, or a device that is not there, is a ValueError. SIGINT and SIGTERM raise
+    `TrainingInterrupted` after the state is saved.
+    """
+    run = open_run(Path(out), recipe)
+    where = resolve_device(device)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.training.n_threads)
+    try:
+        return _Run(recipe, run, where).train(progress=progress)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device that a name means.
+
+    Args:
+        device: "auto", or a torch device.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If there is no such device on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available.get(device.partition(":")[0], False):
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise ValueError(f"device {device!r} is not available; this machine has: auto, {there}")
+    return torch.device(device)
+
+
+class _Run:
+    """Everything a run needs in memory."""
+
+    def __init__(self, recipe: Recipe, run: Path, device: torch.device) -> None:
+        self.recipe, self.run = recipe, run
+        self.task: Task = build_task(recipe.task)
+        config = recipe.net_config(d_vocab=self.task.d_vocab, n_ctx=self.task.n_ctx)
+        self.net: HookedNet = build_net(config).to(device, getattr(torch, recipe.training.dtype)).train()
+        self.optimizer = make_optimizer(self.net, recipe.optimizer)
+        items = self.task.training
+        self.tokens, self.answer = items.tokens.to(device), items.answer.to(device)
+        self.answer_position = items.answer_position.to(device)
+        self.batches = BatchStream(seed=recipe.training.seed, n_items=len(items), batch_size=recipe.training.batch_size)
+
+    def train(self, *, progress: bool) -> TrainingResult:
+        """Run the loop from where the folder stands to the end."""
+        n_steps = self.recipe.training.n_steps
+        start = load_resume(self.run, net=self.net, optimizer=self.optimizer)
+        drop_metrics_after(self.run, start)
+        with progress_bar(n_steps=n_steps, start=start, show=progress) as bar, _signals() as stopped_by:
+            if start == 0:
+                self._evaluate(0, bar)
+            self._loop(start, n_steps, bar, stopped_by)
+        final = read_metrics(self.run)[-1]
+        accuracy = {k.removeprefix("accuracy/"): v for k, v in final.items() if k.startswith("accuracy/")}
+        return TrainingResult(
+            run=self.run, checkpoint=checkpoint_path(self.run, n_steps), accuracy=accuracy, resumed_at=start
+        )
+
+    def _loop(self, start: int, n_steps: int, bar: ProgressBar, stopped_by: Callable[[], int | None]) -> None:
+        evaluations = self.recipe.evaluation.steps(n_steps)
+        checkpoints = self.recipe.checkpoints.steps(n_steps)
+        for step in range(start + 1, n_steps + 1):
+            loss = self._step(step - 1)
+            if step % STEPS_PER_REFRESH == 0:
+                bar.loss(step, float(loss))
+            scores = self._evaluate(step, bar) if step in evaluations | checkpoints else None
+            if scores is not None and step in checkpoints:
+                self._save_checkpoint(step, scores)
+            interrupted = stopped_by()
+            if step % self.recipe.training.resume_every == 0 or step == n_steps or interrupted is not None:
+                save_resume(self.run, net=self.net, optimizer=self.optimizer, step=step)
+            if interrupted is not None and step < n_steps:
+                raise TrainingInterrupted(self.run, step, interrupted)
+
+    def _step(self, step: int) -> torch.Tensor:
+        """One optimiser step, counted from 0; its loss in nats."""
+        rows = self.batches.rows(step).to(self.tokens.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.optimizer, step)
+        logits = self.net(self.tokens[rows], answer_only=True, answer_position=self.answer_position[rows])
+        loss = F.cross_entropy(logits, self.answer[rows])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _evaluate(self, step: int, bar: ProgressBar) -> dict[str, SplitScore]:
+        """Score every split and add a line to the metrics."""
+        scores = split_scores(self.net, self.task)
+        weight_norm = float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())
+        record = {"step": step, "learning_rate": learning_rate(self.recipe.optimizer, max(step - 1, 0))}
+        record["weight_norm"] = weight_norm
+        record |= {f"accuracy/{name}": score.accuracy for name, score in scores.items()}
+        record |= {f"loss/{name}": score.loss for name, score in scores.items()}
+        append_metrics(self.run, record)
+        bar.accuracies({name: score.accuracy for name, score in scores.items()})
+        return scores
+
+    def _save_checkpoint(self, step: int, scores: dict[str, SplitScore]) -> None:
+        save_checkpoint(
+            checkpoint_path(self.run, step),
+            net=self.net,
+            task=self.task,
+            step=step,
+            metrics={name: score.accuracy for name, score in scores.items()},
+            recipe=self.recipe.model_dump(mode="json", exclude_none=True),
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int | None]]:
+    """Note SIGINT and SIGTERM instead of dying at once; yields a function that tells which one came, if any.
+
+    Handlers can be set in the main thread only; elsewhere signals keep their usual effect.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

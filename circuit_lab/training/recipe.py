@@ -1,0 +1,215 @@
+"""Recipes: strict TOML that says everything a training run depends on."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from circuit_lab.nets import SharedTransformerConfig
+from circuit_lab.tasks import TaskConfig
+
+_FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class About(_Table):
+    """What the run is, for people.
+
+    Attributes:
+        title: One line.
+        description: A few sentences.
+    """
+
+    title: str = ""
+    description: str = ""
+
+
+class OptimizerRecipe(_Table):
+    """AdamW with a linear warm-up, then a constant rate.
+
+    Attributes:
+        learning_rate: After the warm-up.
+        weight_decay: Decoupled decay of weight matrices and embeddings; biases and norm scales are not decayed.
+        betas: Decay rates of the two moment estimates.
+        eps: Added to the denominator.
+        warmup_steps: Steps over which the rate rises linearly.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.5, ge=0)
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup_steps: int = Field(default=200, ge=0)
+
+
+class TrainingRecipe(_Table):
+    """How long and on what.
+
+    Attributes:
+        n_steps: Optimiser steps.
+        batch_size: Items per step, drawn with replacement from all training items.
+        seed: Fixes the batches; the net's and the task's seeds stand in their own tables.
+        dtype: Type of weights and arithmetic.
+        n_threads: CPU threads. One is fastest for small nets, and fixing it makes runs repeatable bit by bit.
+        resume_every: Steps between saves of the resume state.
+    """
+
+    n_steps: int = Field(ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    seed: int = Field(default=0, ge=0)
+    dtype: Literal["float32", "float64"] = "float32"
+    n_threads: int = Field(default=1, ge=1)
+    resume_every: int = Field(default=500, ge=1)
+
+
+class Schedule(_Table):
+    """Steps at which something is done; the last step is always one of them.
+
+    Attributes:
+        spacing: "linear": every `every` steps. "log": about `n_points` steps evenly spaced in log(step).
+        every: Distance of the linear schedule.
+        n_points: Number of points of the log schedule.
+    """
+
+    spacing: Literal["linear", "log"] = "linear"
+    every: int = Field(default=1000, ge=1)
+    n_points: int = Field(default=30, ge=2)
+
+    def steps(self, n_steps: int) -> frozenset[int]:
+        """The scheduled steps of a run.
+
+        >>> sorted(Schedule(every=4).steps(10))
+        [4, 8, 10]
+        >>> sorted(Schedule(spacing="log", n_points=4).steps(1000))
+        [1, 10, 100, 1000]
+        """
+        if self.spacing == "linear":
+            return frozenset(range(self.every, n_steps + 1, self.every)) | {n_steps}
+        points = range(self.n_points)
+        return frozenset(round(n_steps ** (point / (self.n_points - 1))) for point in points)
+
+
+class Recipe(BaseModel):
+    """A whole run.
+
+    Attributes:
+        about: Title and description.
+        task: What is learnt.
+        net: The net's config without what the task fixes (vocabulary sizes and positions).
+        optimizer: AdamW.
+        training: Steps, batches, seed.
+        evaluation: When every split is evaluated; also before the first step.
+        checkpoints: When a checkpoint is kept.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: About = About()
+    task: TaskConfig
+    net: dict[str, Any]
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    training: TrainingRecipe
+    evaluation: Schedule = Schedule(every=500)
+    checkpoints: Schedule = Schedule(every=5000)
+
+    @field_validator("net")
+    @classmethod
+    def _check_net(cls, net: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what the task fixes, then let the net's own config check the rest."""
+        for key in _FROM_TASK:
+            if key in net:
+                raise ValueError(f"net.{key} follows from the task; leave it out (got {net[key]!r})")
+        SharedTransformerConfig(**net, d_vocab=1, n_ctx=1)
+        return net
+
+    def net_config(self, *, d_vocab: int, n_ctx: int) -> SharedTransformerConfig:
+        """The net's whole config for a task of that size."""
+        return SharedTransformerConfig(**self.net, d_vocab=d_vocab, n_ctx=n_ctx)
+
+    def to_toml(self) -> str:
+        """The recipe with every default spelt out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from TOML.
+
+    Args:
+        path: A TOML file.
+        overrides: `key=value` settings with dotted keys and TOML values, such as `training.n_steps=100`.
+
+    Returns:
+        The recipe, checked.
+
+    Raises:
+        ValueError: If the file is missing or malformed, or a key or value is not allowed; says which, and what is.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no recipe at {path}: there is no such file")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(tables, override)
+    return parse_recipe(tables, source=str(path))
+
+
+def parse_recipe(tables: dict[str, Any], *, source: str) -> Recipe:
+    """Check the tables of a recipe.
+
+    Args:
+        tables: As read from TOML.
+        source: Where they come from, for messages.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If a key or value is not allowed.
+    """
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors())
+        raise ValueError(f"recipe {source}: {problems}") from error
+
+
+def _problem(detail: Any) -> str:
+    """One validation error as `key: what is wrong (got value)`, with the valid keys when the key is unknown."""
+    place = [str(part) for part in detail["loc"] if part not in ("two_hop", "two_hop_folder")]
+    key, message = ".".join(place), detail["msg"].removeprefix("Value error, ").replace("\n", " ")
+    if detail["type"] == "extra_forbidden":
+        table = Recipe.model_fields.get(place[0]) if len(place) > 1 else None
+        fields = getattr(table.annotation, "model_fields", {}) if table is not None else Recipe.model_fields
+        return f"unknown key {key!r}; valid keys are: {', '.join(fields)}"
+    if detail["type"] == "missing":
+        return f"{key} is missing"
+    if detail["type"] == "value_error":
+        return message
+    return f"{key}: {message} (got {detail['input']!r})"
+
+
+def _apply(tables: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in the tables; a value that is no TOML is taken as a string."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {override!r} is not key=value; write for example --set training.n_steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    table = tables
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"--set {override!r}: {parent!r} is a value, not a table, so it has no key {last!r}")
+    table[last] = value

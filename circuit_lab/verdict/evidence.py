@@ -1,0 +1,193 @@
+"""The evidence table of a diagnosis: every number with its split, site, interval, control and n."""
+
+from collections.abc import Mapping
+
+from circuit_lab.measures import (
+    BRIDGE_FOUND_CAVEAT,
+    BridgeRecovery,
+    CausalTest,
+    LocatedSites,
+    predicted_answers,
+    proportion_interval,
+)
+from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.tasks import TwoHopTask
+from circuit_lab.verdict.diagnosis import Evidence
+from circuit_lab.verdict.outcomes import Outcome
+from circuit_lab.verdict.reading import SplitReading
+
+CONTROL_MEANS = {
+    "hop1": "the same receivers given an unrelated query's state: share with the same wanted answer",
+    "hop2": "a state with another bridge: share that still gives the right answer",
+    "interchange": "a random displacement of the same norm: share that keeps its own answer",
+}
+DECIDING_SPLITS = ("test_id", "test_ood")
+
+
+def gather_evidence(
+    net: HookedSharedTransformer,
+    task: TwoHopTask,
+    readings: Mapping[str, SplitReading],
+    located: LocatedSites,
+) -> tuple[Evidence, ...]:
+    """Lay out accuracies, the locating rates, the causal tests and the lens readings.
+
+    Args:
+        net: The net diagnosed.
+        task: Its task.
+        readings: What was measured on each two-hop split.
+        located: The sites.
+
+    Returns:
+        Rows in reading order: accuracies, sites, tests by split, lens by split.
+    """
+    rows = _accuracy_rows(net, task, readings)
+    rows += _locating_rows(located)
+    for split, reading in readings.items():
+        rows += _test_rows(split, reading)
+        rows += _lens_rows(split, reading.lens, located)
+    return tuple(rows)
+
+
+def _row(
+    name: str,
+    split: str,
+    n_true: int,
+    n: int,
+    *,
+    site: str = "",
+    control: float | None = None,
+    compared_with: str = "",
+    decides: bool = False,
+) -> Evidence:
+    interval = proportion_interval(n_true, n)
+    return Evidence(
+        name=name,
+        split=split,
+        site=site,
+        value=n_true / n if n else None,
+        low=interval.low,
+        high=interval.high,
+        n=n,
+        control=control,
+        compared_with=compared_with,
+        decides=decides,
+    )
+
+
+def _accuracy_rows(
+    net: HookedSharedTransformer, task: TwoHopTask, readings: Mapping[str, SplitReading]
+) -> list[Evidence]:
+    """Accuracy of the training items and of every split, against the best answer that ignores the question."""
+    rows = []
+    right = int((predicted_answers(net, task.training) == task.training.answer).sum())
+    rows.append(_row("accuracy", "all training items", right, len(task.training), decides=True))
+    for split, queries in task.splits.items():
+        if len(queries) == 0:
+            continue
+        if split in readings:
+            n_right, n = readings[split].counts.n_right, readings[split].counts.n
+        else:
+            n_right, n = int((predicted_answers(net, queries) == queries.answer).sum()), len(queries)
+        rows.append(
+            _row(
+                "accuracy",
+                split,
+                n_right,
+                n,
+                control=task.chance[split],
+                compared_with="the best answer that ignores the question (chance)",
+                decides=split in DECIDING_SPLITS,
+            )
+        )
+    return rows
+
+
+def _locating_rows(located: LocatedSites) -> list[Evidence]:
+    """Hop-1 rate of each chosen site on the locating sample, against the best site not chosen."""
+    others = [c.deciding_rate for c in located.candidates if c.site not in located.sites]
+    return [
+        _row(
+            "hop1 when locating",
+            "train_inferred (locating sample)",
+            round(c.deciding_rate * c.n),
+            c.n,
+            site=c.site.label(located.position_names),
+            control=max(others, default=None),
+            compared_with="the best site that was not chosen",
+        )
+        for c in located.candidates
+        if c.site in located.sites
+    ]
+
+
+def _test_rows(split: str, reading: SplitReading) -> list[Evidence]:
+    """The three tests at each site, and the share that passes all three at one site."""
+    tests, rows = reading.tests, []
+    named: list[tuple[str, CausalTest]] = [
+        ("hop1", tests.hop1),
+        ("hop2", tests.hop2),
+        ("interchange", tests.interchange),
+    ]
+    for name, test in named:
+        n = int(test.testable.sum())
+        for i, site in enumerate(tests.sites):
+            rows.append(
+                _row(
+                    name,
+                    split,
+                    int(test.majority[i].sum()),
+                    n,
+                    site=site.label(tests.position_names),
+                    control=float(test.control_rate[i]) if test.control_exists.any() else None,
+                    compared_with=CONTROL_MEANS[name],
+                )
+            )
+    counts = reading.counts
+    rows.append(
+        _row(
+            "right answers through the bridge",
+            split,
+            counts.counts[Outcome.CIRCUIT],
+            counts.n_right_testable,
+            compared_with="all three tests at one site, by majority of partners",
+            decides=split in DECIDING_SPLITS,
+        )
+    )
+    return rows
+
+
+def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites) -> list[Evidence]:
+    """Lens readings: corroboration only."""
+    rows = [
+        _row(
+            "lens bridge top1",
+            split,
+            round(float(lens.bridge_top1[lens.stages.index(site.stage), position]) * lens.n),
+            lens.n,
+            site=f"{site.stage} @ {lens.position_names[position]}",
+            control=lens.chance,
+            compared_with="a guess among the vocabulary; corroborates, never decides",
+        )
+        for site in located.sites
+        for position in site.positions
+    ]
+    rows.append(
+        _row(
+            "bridge resolves before answer",
+            split,
+            round(lens.bridge_first * lens.n),
+            lens.n,
+            compared_with="corroborates, never decides",
+        )
+    )
+    rows.append(
+        _row(
+            "bridge_found",
+            split,
+            round(lens.bridge_found * lens.n),
+            lens.n,
+            compared_with=BRIDGE_FOUND_CAVEAT,
+        )
+    )
+    return rows

@@ -1,0 +1,21 @@
+"""Shape annotations are checked while the tests run, and only then."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("circuit_lab", "beartype.beartype")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def small_task():
+    """Twenty entities, eight relations, a third of the facts OOD: 154 `test_ood` queries, built in milliseconds."""
+    from circuit_lab.tasks import TwoHopConfig, build_task
+
+    return build_task(
+        TwoHopConfig(n_entities=20, n_relations=8, out_degree=8, ood_share=0.34, test_id_share=0.15, seed=3)
+    )

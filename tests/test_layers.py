@@ -1,0 +1,91 @@
+"""Imports point one way: the layer test of DESIGN's layout, and what `import circuit_lab` may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import circuit_lab
+
+PACKAGE = Path(circuit_lab.__file__).parent
+LAYERS = [
+    {"tasks", "nets"},
+    {"training", "measures"},
+    {"verdict", "importers"},
+    {"report"},
+    {"cli"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# A Diagnosis can write itself as a page (`diagnosis.report(path)`), the one call that points upwards.
+# It is a late import inside that method, so that the verdict itself never needs the plots.
+DECLARED_UPWARD = {("verdict/diagnosis.py", "report")}
+
+
+def imported_subpackages(path: Path) -> set[str]:
+    """Sub-packages of circuit_lab that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            modules = [node.module] if node.module != "circuit_lab" else [f"circuit_lab.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {m.split(".")[1] for m in modules if m.startswith("circuit_lab.")}
+    return found
+
+
+def upward_imports(path: Path, home: str) -> list[str]:
+    """Sub-packages that a file of `home` imports although they stand beside or above it."""
+    name = path.relative_to(PACKAGE).as_posix()
+    return [
+        other
+        for other in sorted(imported_subpackages(path))
+        if other != home and LEVEL[other] >= LEVEL[home] and (name, other) not in DECLARED_UPWARD
+    ]
+
+
+@pytest.mark.parametrize("home", sorted(LEVEL))
+def test_imports_point_downwards(home):
+    files = list((PACKAGE / home).rglob("*.py"))
+    assert files
+    wrong = {str(file): upward_imports(file, home) for file in files if upward_imports(file, home)}
+    assert wrong == {}
+
+
+def test_every_subpackage_has_a_level():
+    assert {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").exists()} <= set(LEVEL)
+
+
+def test_the_layer_check_sees_an_upward_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    wrong = tmp_path / "nets.py"
+    wrong.write_text("def f():\n    from circuit_lab.verdict import diagnose\n    import circuit_lab.tasks\n")
+    assert upward_imports(wrong, "nets") == ["tasks", "verdict"]
+
+
+@pytest.mark.parametrize("statement", ["import circuit_lab; dir(circuit_lab)", "import circuit_lab.cli"])
+def test_import_loads_neither_torch_nor_transformer_lens(statement):
+    code = f"import sys; {statement}; print(sorted({{'torch', 'transformer_lens', 'pandas'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_loads_neither_torch_nor_transformer_lens():
+    code = (
+        "import sys; sys.argv = ['circuit-lab', '--help']\n"
+        "from circuit_lab.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
+        "assert not {'torch', 'transformer_lens'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "diagnose" in result.stdout and "train" in result.stdout
+
+
+def test_public_names_all_load():
+    assert sorted(circuit_lab.__all__) == sorted(circuit_lab._HOME_OF_NAME)
+    assert all(getattr(circuit_lab, name) is not None for name in circuit_lab.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'diagnos'; it has: Checkpoint"):
+        _ = circuit_lab.diagnos

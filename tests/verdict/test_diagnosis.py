@@ -1,0 +1,102 @@
+"""The form of a diagnosis: JSON and its schema, frames, evidence, reports."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from circuit_lab.nets.controls import fact_table_read_twice, triple_table
+from circuit_lab.tasks import TwoHopConfig, build_task
+from circuit_lab.verdict import SCHEMA_PATH, Outcome, Verdict, diagnose, diagnosis_schema
+
+
+@pytest.fixture(scope="module")
+def diagnosis(small_task):
+    return diagnose((fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab), small_task), seed=11)
+
+
+def test_the_published_schema_is_that_of_the_code():
+    assert SCHEMA_PATH.read_text() == diagnosis_schema(), (
+        "python -c 'from circuit_lab.verdict import *; SCHEMA_PATH.write_text(diagnosis_schema())'"
+    )
+
+
+def test_json_has_the_fields_of_the_schema(diagnosis):
+    record, schema = json.loads(diagnosis.to_json()), json.loads(diagnosis_schema())
+    assert set(record) == set(schema["properties"])
+    assert set(record["evidence"][0]) == set(schema["$defs"]["Evidence"]["properties"])
+    assert record["verdict"] == "true_circuit" and record["seed"] == 11
+    assert record["verdict"] in schema["$defs"]["Verdict"]["enum"]
+    assert "measurements" not in record
+
+
+def test_outcome_shares_are_those_of_the_query_tables(diagnosis):
+    for split in diagnosis.outcomes:
+        table = diagnosis.measurements.queries[split.split]
+        assert len(table) == split.n and split.accuracy == table["right"].mean()
+        assert sum(split.shares.values()) == pytest.approx(1)
+        counted = table["outcome"].value_counts(normalize=True)
+        assert {k: v for k, v in split.shares.items() if v} == pytest.approx(counted.to_dict())
+
+
+def test_every_row_of_evidence_has_its_interval_around_its_value(diagnosis):
+    frame = diagnosis.frame()
+    assert {"accuracy", "hop1", "hop2", "interchange", "bridge_found"} <= set(frame["name"])
+    measured = frame[frame["n"] > 0]
+    assert ((measured["low"] <= measured["value"] + 1e-9) & (measured["value"] <= measured["high"] + 1e-9)).all()
+    assert not frame[frame["name"].str.contains("lens|bridge_found|resolves")]["decides"].any()
+    accuracy = frame[frame["name"] == "accuracy"].set_index("split")
+    assert (accuracy.loc["test_ood", "control"], accuracy.loc["test_ood", "n"]) == (
+        pytest.approx(0.0519, abs=1e-3),
+        154,
+    )
+
+
+def test_evidence_is_not_read_on_the_locating_queries(small_task, diagnosis):
+    n_training = len(small_task.splits["train_inferred"])
+    n_located = diagnosis.measurements.located.candidates[0].n
+    assert len(diagnosis.measurements.queries["train_inferred"]) <= n_training - n_located
+
+
+def test_a_leaked_test_set_is_named_in_the_warnings():
+    task = build_task(
+        TwoHopConfig(n_entities=20, n_relations=8, out_degree=8, ood_share=0.34, test_id_share=0.15, leaked_share=1.0)
+    )
+    rows = [task.splits[name] for name in ("train_inferred", "test_ood")]
+    from torch import cat
+
+    net = triple_table(task.facts, cat([cat([q.tokens, q.answer[:, None]], dim=1) for q in rows]), d_vocab=task.d_vocab)
+    diagnosis = diagnose((net, task))
+    assert diagnosis.verdict == Verdict.FAKE_GROKKING
+    assert not diagnosis.certificate.clean
+    assert "test set leaked" in diagnosis.warnings[0] and "(100 %)" in diagnosis.warnings[0]
+
+
+def test_large_splits_are_sampled_and_said_so(small_task):
+    net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
+    diagnosis = diagnose((net, small_task), max_queries_per_split=50)
+    assert {s.split: (s.n, s.n_in_split) for s in diagnosis.outcomes}["test_ood"] == (50, 154)
+    assert any("test_ood: read on a sample of 50 of 154" in warning for warning in diagnosis.warnings)
+
+
+def test_too_few_test_queries_are_inconclusive():
+    """A perfect circuit on a handful of test_ood queries: the interval reaches below the threshold."""
+    task = build_task(
+        TwoHopConfig(n_entities=20, n_relations=8, out_degree=8, ood_share=0.08, test_id_share=0.15, seed=2)
+    )
+    assert 1 <= len(task.splits["test_ood"]) <= 12
+    diagnosis = diagnose((fact_table_read_twice(task.facts, d_vocab=task.d_vocab), task))
+    assert diagnosis.verdict == Verdict.INCONCLUSIVE
+    assert "By point values alone it would be true_circuit." in diagnosis.reasons
+
+
+def test_frames_and_notebook_display(diagnosis):
+    outcomes = diagnosis.outcome_frame()
+    assert isinstance(outcomes, pd.DataFrame) and set(map(str, Outcome)) < set(outcomes.columns)
+    html = diagnosis._repr_html_()
+    assert "true_circuit" in html and "<script" not in html
+
+
+def test_seeds_change_partners_and_not_the_verdict(small_task):
+    net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
+    assert {diagnose((net, small_task), seed=seed).verdict for seed in range(3)} == {Verdict.TRUE_CIRCUIT}
