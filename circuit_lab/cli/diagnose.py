@@ -24,7 +24,7 @@ _SHORT_OUTCOMES = {
     "shortcut": "shortcut",
     "second_hop_failure": "2nd hop",
     "first_hop_failure": "1st hop",
-    "composition_failure": "both work",
+    "composition_failure": "both",
     "no_circuit": "neither",
     "untestable": "untest.",
 }
@@ -56,24 +56,20 @@ def diagnose_command(
 
 
 def _diagnose_all(paths: list[Path], *, seed: int, device: str) -> "list[Diagnosis]":
-    """Diagnose each path, with a progress bar on the terminal when there are several seconds to wait."""
+    """Diagnose each path, with a bar and the time left on the terminal."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as progress:
-        bar = progress.add_task("loading torch", total=None)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("loading torch", total=len(paths))
         from circuit_lab.verdict import diagnose
 
         diagnoses = []
-        for number, path in enumerate(paths, start=1):
-            progress.update(bar, description=f"diagnosing {path} ({number} of {len(paths)})")
+        for path in paths:
+            progress.update(bar, description=f"diagnosing {escape(str(path))}")
             diagnoses.append(diagnose(path, seed=seed, device=device))
+            progress.advance(bar)
     return diagnoses
 
 

@@ -112,6 +112,8 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     net = _rebuild_net(path, record, tensors)
     try:
         task = build_task(_TASK.validate_python(record["task"]))
+    except ValidationError as error:
+        raise ValueError(f"checkpoint {path}: its task is not valid: {error.errors()[0]['msg']}") from error
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
     if task.certificate.task_hash != record["task_hash"]:

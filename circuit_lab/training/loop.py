@@ -1,7 +1,7 @@
 """The training loop: recipe -> run folder.
 
-One step: draw a batch of training items, cross-entropy at each item's answer position, AdamW. A run that is called
-again with the same folder continues from its last save and ends with the same bytes as one that was never interrupted.
+One step: draw a batch of training items, cross-entropy at each answer position, gradient clipping, AdamW. A run that is
+called again with the same folder continues from its last save and ends with the same bytes as if never interrupted.
 """
 
 import signal
@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
 
 from circuit_lab.nets import HookedNet, build_net
 from circuit_lab.tasks import Task, build_task
@@ -117,7 +118,7 @@ class _Run:
         """Run the loop from where the folder stands to the end."""
         n_steps = self.recipe.training.n_steps
         start = load_resume(self.run, net=self.net, optimizer=self.optimizer)
-        drop_metrics_after(self.run, start)
+        drop_metrics_after(self.run, start if start > 0 else -1)  # a fresh run evaluates step 0 again
         with progress_bar(n_steps=n_steps, start=start, show=progress) as bar, _signals() as stopped_by:
             if start == 0:
                 self._evaluate(0, bar)
@@ -153,6 +154,8 @@ class _Run:
         loss = F.cross_entropy(logits, self.answer[rows])
         self.optimizer.zero_grad()
         loss.backward()
+        if self.recipe.optimizer.max_gradient_norm > 0:
+            clip_grad_norm_(self.net.parameters(), self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
         return loss.detach()
 

@@ -39,6 +39,8 @@ class OptimizerRecipe(_Table):
         betas: Decay rates of the two moment estimates.
         eps: Added to the denominator.
         warmup_steps: Steps over which the rate rises linearly.
+        max_gradient_norm: Gradients are scaled down to this Euclidean norm over all weights; 0 means never. Without it
+            small nets at a constant rate lose what they have learnt every few thousand steps, and relearn it.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -46,6 +48,7 @@ class OptimizerRecipe(_Table):
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     warmup_steps: int = Field(default=200, ge=0)
+    max_gradient_norm: float = Field(default=1.0, ge=0)
 
 
 class TrainingRecipe(_Table):

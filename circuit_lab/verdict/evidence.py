@@ -104,8 +104,14 @@ def _accuracy_rows(
 
 
 def _locating_rows(located: LocatedSites) -> list[Evidence]:
-    """Hop-1 rate of each chosen site on the locating sample, against the best site not chosen."""
-    others = [c.deciding_rate for c in located.candidates if c.site not in located.sites]
+    """Hop-1 rate of each chosen site on the locating sample, against the best site of other positions."""
+    n_positions = {len(site.positions) for site in located.sites}
+    chosen = {site.positions for site in located.sites}
+    others = [
+        c.deciding_rate
+        for c in located.candidates
+        if len(c.site.positions) in n_positions and c.site.positions not in chosen
+    ]
     return [
         _row(
             "hop1 when locating",
@@ -114,7 +120,7 @@ def _locating_rows(located: LocatedSites) -> list[Evidence]:
             c.n,
             site=c.site.label(located.position_names),
             control=max(others, default=None),
-            compared_with="the best site that was not chosen",
+            compared_with="the best site at as many other positions",
         )
         for c in located.candidates
         if c.site in located.sites

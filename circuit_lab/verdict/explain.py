@@ -28,7 +28,8 @@ def plain_reasons(decision: Decision, verdict: Verdict, located: LocatedSites) -
     if verdict == Verdict.INCONCLUSIVE:
         reasons.append(f"By point values alone it would be {decision.verdict}.")
         reasons += [f"Straddles its threshold: {check}." for check in decision.checks if check.straddles]
-    reasons += [f"{str(check)[0].upper()}{str(check)[1:]}." for check in reversed(decision.checks)]
+    last_check_of = {check.quantity: check for check in decision.checks}
+    reasons += [f"{check}." for check in reversed(last_check_of.values())]
     names = located.position_names
     if located.found:
         sites = ", ".join(site.label(names) for site in located.sites)

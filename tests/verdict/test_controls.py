@@ -6,6 +6,7 @@ import torch
 from circuit_lab.measures import predicted_answers
 from circuit_lab.nets import SharedTransformerConfig, build_net
 from circuit_lab.nets.controls import fact_table_read_twice, triple_table
+from circuit_lab.training import parse_recipe, train
 from circuit_lab.verdict import Verdict, diagnose
 
 TRAINED, HELD_OUT = ("train_inferred",), ("train_inferred", "test_id", "test_ood")
@@ -144,3 +145,28 @@ def test_noise_in_the_weights_does_not_make_a_table_a_circuit(small_task):
             for parameter in net.parameters():
                 parameter += 0.0005 * torch.randn(parameter.shape, generator=generator)
         assert diagnose((net, small_task)).verdict == EXPECTED[mechanism]
+
+
+def test_a_net_trained_on_shuffled_answers_memorises(tmp_path):
+    """It can learn its training queries by rote alone; nothing may be called a circuit."""
+    tables = {
+        "task": {
+            "kind": "two_hop",
+            "n_entities": 20,
+            "n_relations": 8,
+            "out_degree": 8,
+            "ood_share": 0.34,
+            "test_id_share": 0.2,
+            "shuffled_answers": True,
+        },
+        "net": {"kind": "shared_transformer", "layer_map": [0, 1, 2], "d_model": 32, "n_heads": 4, "d_mlp": 128},
+        "optimizer": {"learning_rate": 3e-3, "weight_decay": 0.0, "warmup_steps": 50},
+        "training": {"n_steps": 900, "batch_size": 128},
+    }
+    run = train(parse_recipe(tables, source="a test"), tmp_path / "run", progress=False)
+    diagnosis = diagnose(run.run)
+    assert diagnosis.verdict == Verdict.MEMORISING, diagnosis.reasons
+    assert diagnosis.step == 900 and diagnosis.source == str(run.run)
+    right = {s.split: s.accuracy for s in diagnosis.outcomes}
+    assert right["train_inferred"] > 0.9 and right["test_id"] < 0.2
+    assert diagnosis.sites == ()

@@ -1,0 +1,90 @@
+"""Contract of the reference models: each folder is complete, and its committed numbers are measured again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from circuit_lab.training import load_checkpoint, load_recipe, reference_models, split_scores, train
+from circuit_lab.verdict import diagnose
+
+VERDICTS = {
+    "two-hop-true-circuit": "true_circuit",
+    "two-hop-second-hop-failure": "second_hop_failure",
+    "two-hop-shortcut": "fake_grokking",
+}
+FOLDERS = reference_models()
+
+
+def test_every_model_is_listed():
+    assert set(FOLDERS) == set(VERDICTS)
+
+
+@pytest.fixture(scope="module", params=VERDICTS)
+def folder(request):
+    return FOLDERS[request.param]
+
+
+@pytest.fixture(scope="module")
+def committed(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def diagnosis(folder):
+    return diagnose(folder)
+
+
+def test_the_folder_is_complete(folder):
+    assert {p.name for p in folder.iterdir()} == {"recipe.toml", "weights.safetensors", "README.md", "metrics.json"}
+
+
+def test_the_weights_come_from_the_recipe_beside_them(folder):
+    checkpoint, recipe = load_checkpoint(folder / "weights.safetensors"), load_recipe(folder / "recipe.toml")
+    assert checkpoint.recipe == recipe.model_dump(mode="json", exclude_none=True)
+    assert checkpoint.step == recipe.training.n_steps
+
+
+def test_the_accuracies_in_the_weights_file_are_measured_again(folder):
+    checkpoint = load_checkpoint(folder / "weights.safetensors")
+    measured = {name: score.accuracy for name, score in split_scores(checkpoint.net, checkpoint.task).items()}
+    assert measured == pytest.approx(dict(checkpoint.metrics), abs=2e-3)  # another machine may turn a tie
+
+
+def test_the_committed_diagnosis_is_measured_again(folder, committed, diagnosis):
+    assert diagnosis.verdict == committed["verdict"] == VERDICTS[folder.name]
+    assert diagnosis.confidence == pytest.approx(committed["confidence"], abs=0.03)
+    assert list(diagnosis.sites) == committed["sites"]
+    for now, then in zip(diagnosis.outcomes, committed["outcomes"], strict=True):
+        assert (now.split, now.n) == (then["split"], then["n"])
+        assert now.shares == pytest.approx(then["shares"], abs=0.01)
+
+
+def test_another_seed_of_partners_gives_the_same_verdict(folder, diagnosis):
+    assert diagnose(folder, seed=1).verdict == diagnosis.verdict
+
+
+def test_test_ood_is_large_enough(diagnosis):
+    assert {s.split: s.n for s in diagnosis.outcomes}["test_ood"] >= 100
+
+
+def test_only_the_shortcut_has_a_leaked_test_set(folder, diagnosis):
+    leaked = folder.name == "two-hop-shortcut"
+    assert diagnosis.certificate.clean is not leaked
+    assert any("test set leaked" in warning for warning in diagnosis.warnings) is leaked
+
+
+def test_the_card_states_the_verdict_and_the_accuracies(folder, committed):
+    card = (folder / "README.md").read_text()
+    assert f"`{committed['verdict']}`" in card
+    for split in committed["outcomes"]:
+        assert f"| {split['split']} | {split['n']} | {split['accuracy']:.3f} |" in card
+
+
+@pytest.mark.slow
+def test_a_recipe_reproduces_its_weights_learning(tmp_path):
+    """The shortest recipe, from the start: on the same machine the same bytes, on another the same verdict."""
+    folder = FOLDERS["two-hop-shortcut"]
+    run = train(load_recipe(folder / "recipe.toml"), tmp_path / "run", progress=False)
+    assert diagnose(run.run).verdict == "fake_grokking"
+    assert isinstance(run.checkpoint, Path)
