@@ -22,8 +22,8 @@ _TESTS = ("hop1", "hop2", "interchange")
 _SHORT_OUTCOMES = {
     "circuit": "circuit",
     "shortcut": "shortcut",
-    "second_hop_failure": "2nd hop",
-    "first_hop_failure": "1st hop",
+    "second_hop_failure": "hop 2",
+    "first_hop_failure": "hop 1",
     "composition_failure": "both",
     "no_circuit": "neither",
     "untestable": "untest.",
@@ -115,13 +115,14 @@ def _verdict_table(diagnoses: "list[Diagnosis]") -> "Table":
     table = _table(
         "Verdicts",
         text=("checkpoint", "verdict"),
-        numbers=("conf.", "test_id", "test_ood", "bridge"),
-        caption="conf.: share of bootstrap resamples that give the verdict; test_id, test_ood: accuracy;\n"
+        numbers=("conf.", "ID", "OOD", "bridge"),
+        caption="conf.: share of bootstrap resamples that give the verdict\n"
+        "ID, OOD: accuracy on test_id and test_ood; ! marks a leaked test set\n"
         "bridge: share of right test_ood answers that go through the bridge",
     )
     for d in diagnoses:
         rows = {(e.name, e.split): e for e in d.evidence}
-        leaked = "" if d.certificate.clean else " [red](leaked)[/red]"
+        leaked = "" if d.certificate.clean else " [red]![/red]"
         table.add_row(
             escape(Path(d.source).name or d.source),
             f"[bold]{d.verdict}[/bold]{leaked}",
@@ -142,7 +143,7 @@ def _outcome_table(diagnosis: "Diagnosis") -> "Table":
     present = [name for name in _SHORT_OUTCOMES if any(split.shares[name] for split in diagnosis.outcomes)]
     trained = [f"{s.split} {s.n_in_training}" for s in diagnosis.outcomes if s.n_in_training]
     table = _table(
-        "What became of each query: right by circuit or shortcut, else the hop that fails (shares)",
+        "What became of each query: right by circuit or shortcut, or what fails",
         text=("split",),
         numbers=("n", "right", *(_SHORT_OUTCOMES[name] for name in present)),
         caption=f"queries that are training items: {', '.join(trained)}",

@@ -1,10 +1,13 @@
 """Contract of the reference models: each folder is complete, and its committed numbers are measured again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from circuit_lab.cli import app
 from circuit_lab.training import load_checkpoint, load_recipe, reference_models, split_scores, train
 from circuit_lab.verdict import diagnose
 
@@ -79,6 +82,18 @@ def test_the_card_states_the_verdict_and_the_accuracies(folder, committed):
     assert f"`{committed['verdict']}`" in card
     for split in committed["outcomes"]:
         assert f"| {split['split']} | {split['n']} | {split['accuracy']:.3f} |" in card
+
+
+def test_the_readme_shows_what_the_command_prints(monkeypatch):
+    """Every number that stands in the README's two tables is printed by the command it names."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(FOLDERS["two-hop-shortcut"].parents[1])
+    printed = CliRunner().invoke(app, ["diagnose", *(f"models/{name}" for name in sorted(VERDICTS))]).stdout
+    printed_lines = {line.rstrip() for line in printed.splitlines()}
+    readme = Path("README.md").read_text().splitlines()
+    rows = [line for line in readme if re.search(r"\d\.\d\d( |$)", line) and not line.startswith(("#", "`"))]
+    assert len(rows) == 3 + 5
+    assert [row for row in rows if row not in printed_lines] == []
 
 
 @pytest.mark.slow
