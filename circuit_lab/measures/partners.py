@@ -11,6 +11,7 @@ For a query (h, r1, r2) -> t with bridge b:
 * interchange sources with another bridge b' and (b', r2) a known fact: wanted (b', r2).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ N_CANDIDATES = 512
 """Pool queries looked at per query; the first `n_partners` that satisfy the rule are used."""
 NONE = -1
 """Stands where a query has fewer than `n_partners` partners."""
-_QUERIES_AT_ONCE = 8192  # bounds the [queries, candidates] matrices to tens of megabytes
+_QUERIES_AT_ONCE = 8192  # bounds each [queries, candidates] matrix to 32 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,8 @@ class PartnerPool:
         return _in_parts(draw, queries)
 
 
-def _in_parts(draw, queries: Queries) -> Partners:
+def _in_parts(draw: Callable[[Queries], Partners], queries: Queries) -> Partners:
+    """Draw for a bounded number of queries at a time."""
     parts = [
         draw(queries[start : start + _QUERIES_AT_ONCE]) for start in range(0, max(len(queries), 1), _QUERIES_AT_ONCE)
     ]

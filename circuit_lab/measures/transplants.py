@@ -203,14 +203,21 @@ def causal_tests(
     }
     tests = {
         name: CausalTest(
-            passed=torch.stack([outcome[name][0] for outcome in outcomes]),
+            passed=_stack([outcome[name][0] for outcome in outcomes], like=exists),
             exists=exists,
-            control=torch.stack([outcome[name][1] for outcome in outcomes]),
+            control=_stack([outcome[name][1] for outcome in outcomes], like=control_exists),
             control_exists=control_exists,
         )
         for name, (exists, control_exists) in existing.items()
     }
     return CausalTests(sites=tuple(sites), position_names=queries.position_names, **tests)
+
+
+def _stack(
+    per_site: Sequence[Bool[Tensor, "n n_partners"]], *, like: Bool[Tensor, "n n_partners"]
+) -> Bool[Tensor, "n_sites n n_partners"]:
+    """One row per site; no rows for a net of one layer, which has no site to patch."""
+    return torch.stack(list(per_site)) if per_site else like.new_zeros((0, *like.shape))
 
 
 def _pool_in_use(pool: Queries, drawn: list[Partners]) -> tuple[Queries, list[Partners]]:

@@ -60,6 +60,8 @@ def _template(name: str):
 def _figures(diagnosis: Diagnosis) -> list[Markup]:
     """The section's figures as HTML that expects plotly's script in the page."""
     measured = diagnosis.measurements
-    figures = [outcomes_figure(diagnosis), site_rates_figure(measured.located)]
+    figures = [outcomes_figure(diagnosis)]
+    if measured.located.candidates:  # a net of one layer has none
+        figures.append(site_rates_figure(measured.located))
     figures += [bridge_lens_figure(measured.lens[s], split=s) for s in ("test_id", "test_ood") if s in measured.lens]
     return [Markup(plotly.io.to_html(figure, include_plotlyjs=False, full_html=False)) for figure in figures]

@@ -148,7 +148,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tables, tmp_path):
 
 
 def test_a_signal_saves_first(recipe, tmp_path, monkeypatch):
-    real = loop._Run._step
+    real, handler_before = loop._Run._step, signal.getsignal(signal.SIGINT)
 
     def step_then_signal(self, step):
         if step == 12:
@@ -160,7 +160,7 @@ def test_a_signal_saves_first(recipe, tmp_path, monkeypatch):
         train(recipe, tmp_path / "run", progress=False)
     monkeypatch.undo()
     assert train(recipe, tmp_path / "run", progress=False).resumed_at == 13
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler_before
 
 
 def test_a_finished_run_is_left_alone_and_can_be_prolonged(recipe, tables, tmp_path):

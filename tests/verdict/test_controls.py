@@ -127,6 +127,15 @@ def test_a_random_net_is_untrained(small_task, seed):
     assert not [e for e in diagnosis.evidence if e.name == "right answers through the bridge" and e.value]
 
 
+def test_a_net_of_one_layer_has_no_site_and_is_still_diagnosed(small_task, tmp_path):
+    config = SharedTransformerConfig(
+        layer_map=(0,), d_model=24, n_heads=3, d_mlp=40, d_vocab=small_task.d_vocab, n_ctx=3
+    )
+    diagnosis = diagnose((build_net(config), small_task))
+    assert (diagnosis.verdict, diagnosis.sites, diagnosis.n_transplants) == (Verdict.UNTRAINED, (), 0)
+    assert diagnosis.report(tmp_path / "r.html").exists()
+
+
 def test_leaving_the_net_and_the_random_state_alone(small_task):
     net = wired(small_task, "true circuit").train()
     before, hooks = torch.get_rng_state(), [len(h.fwd_hooks) for h in net.hook_points()]
