@@ -5,6 +5,7 @@ import torch
 from transformer_lens.tools.analysis.logit_lens import logit_lens
 
 from circuit_lab.measures import bridge_recovery
+from circuit_lab.measures.bridge_lens import _resolves_first
 from circuit_lab.nets import SharedTransformerConfig, build_net
 from circuit_lab.nets.controls import fact_table_read_twice
 
@@ -78,3 +79,10 @@ def test_no_queries_is_an_error(random_net, small_task):
         bridge_recovery(random_net, small_task.splits["test_ood"][:0])
     with pytest.raises(ValueError, match="needs two-hop queries; got 105 with intermediates \\[\\]"):
         bridge_recovery(random_net, small_task.splits["atomic_id"])
+
+
+def test_which_resolves_first_by_hand():
+    """Four queries over three stages: bridge before answer; together; answer never; bridge never."""
+    bridge = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1], [0, 0, 0]]).bool()
+    answer = torch.tensor([[0, 0, 1], [0, 1, 1], [0, 0, 0], [0, 0, 1]]).bool()
+    assert _resolves_first(bridge, answer).tolist() == [True, False, False, False]
