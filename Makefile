@@ -9,10 +9,11 @@ demo: .venv/installed
 	$(BIN)/circuit-lab diagnose models/* --report demo/report.html
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not benchmark"
 
 test-slow: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m benchmark
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
