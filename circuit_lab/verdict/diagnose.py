@@ -22,7 +22,7 @@ from circuit_lab.measures import (
 )
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries, TwoHopTask
-from circuit_lab.training import load_checkpoint, resolve_checkpoint
+from circuit_lab.training import load_checkpoint, resolve_checkpoint, resolve_device
 from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, Measurements, SplitOutcomes
 from circuit_lab.verdict.evidence import gather_evidence
 from circuit_lab.verdict.explain import plain_reasons, plain_warnings
@@ -62,7 +62,7 @@ def diagnose(
         seed: Seed of the partners, the samples and the resamples; the global random state is neither used nor moved.
         n_partners: Transplants per query, test and site.
         max_queries_per_split: Larger splits are sampled down to this many queries, with a warning.
-        device: Where the net runs.
+        device: Where the net of a checkpoint runs: "auto", "cpu", "cuda", "mps"; a net in memory stays where it is.
 
     Returns:
         The verdict, with outcomes, evidence, intervals, controls and warnings.
@@ -82,7 +82,7 @@ def _subject(checkpoint: str | Path | tuple[HookedSharedTransformer, TwoHopTask]
     if isinstance(checkpoint, tuple):
         net, task = checkpoint
         return Subject(net=net, task=task, source="a net and its task, in memory", step=None)
-    loaded = load_checkpoint(resolve_checkpoint(checkpoint), device=device)
+    loaded = load_checkpoint(resolve_checkpoint(checkpoint), device=str(resolve_device(device)))
     return Subject(net=loaded.net, task=loaded.task, source=str(checkpoint), step=loaded.step)
 
 
@@ -116,7 +116,7 @@ def _diagnose(subject: Subject, seed: int, n_partners: int, max_queries: int) ->
     decision = decide(rule_readings)
     candidates = resampled_verdicts(rule_readings, n_resamples=N_RESAMPLES, seed=seed)
     verdict = Verdict.INCONCLUSIVE if any(c.straddles for c in decision.checks) else decision.verdict
-    return _assemble(subject, readings, located, decision, verdict, candidates, seed)
+    return _assemble(subject, rule_readings.training, readings, located, decision, verdict, candidates, seed)
 
 
 def _split_off_locating(task: TwoHopTask, generator: torch.Generator) -> tuple[Queries, Mapping[str, Queries]]:
@@ -130,6 +130,7 @@ def _split_off_locating(task: TwoHopTask, generator: torch.Generator) -> tuple[Q
 
 def _assemble(
     subject: Subject,
+    training: Share,
     readings: Mapping[str, SplitReading],
     located: LocatedSites,
     decision: Decision,
@@ -149,7 +150,7 @@ def _assemble(
         reasons=plain_reasons(decision, verdict, located),
         warnings=plain_warnings(certificate, outcomes, located, readings["test_ood"].lens, decision.verdict),
         outcomes=outcomes,
-        evidence=gather_evidence(subject.net, task, readings, located),
+        evidence=gather_evidence(subject.net, task, training, readings, located),
         sites=tuple(site.label(located.position_names) for site in located.sites) if located.found else (),
         certificate=Certificate(
             clean=certificate.is_clean,

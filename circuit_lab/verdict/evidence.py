@@ -15,6 +15,7 @@ from circuit_lab.tasks import TwoHopTask
 from circuit_lab.verdict.diagnosis import Evidence
 from circuit_lab.verdict.outcomes import Outcome
 from circuit_lab.verdict.reading import SplitReading
+from circuit_lab.verdict.rules import Share
 
 CONTROL_MEANS = {
     "hop1": "the same receivers given an unrelated query's state: share with the same wanted answer",
@@ -27,6 +28,7 @@ DECIDING_SPLITS = ("test_id", "test_ood")
 def gather_evidence(
     net: HookedSharedTransformer,
     task: TwoHopTask,
+    training: Share,
     readings: Mapping[str, SplitReading],
     located: LocatedSites,
 ) -> tuple[Evidence, ...]:
@@ -35,13 +37,15 @@ def gather_evidence(
     Args:
         net: The net diagnosed.
         task: Its task.
+        training: Right answers among the training items.
         readings: What was measured on each two-hop split.
         located: The sites.
 
     Returns:
         Rows in reading order: accuracies, sites, tests by split, lens by split.
     """
-    rows = _accuracy_rows(net, task, readings)
+    rows = [_row("accuracy", "all training items", training.n_true, training.n, decides=True)]
+    rows += _accuracy_rows(net, task, readings)
     rows += _locating_rows(located)
     for split, reading in readings.items():
         rows += _test_rows(split, reading)
@@ -78,10 +82,8 @@ def _row(
 def _accuracy_rows(
     net: HookedSharedTransformer, task: TwoHopTask, readings: Mapping[str, SplitReading]
 ) -> list[Evidence]:
-    """Accuracy of the training items and of every split, against the best answer that ignores the question."""
+    """Accuracy of every split, against the best answer that ignores the question."""
     rows = []
-    right = int((predicted_answers(net, task.training) == task.training.answer).sum())
-    rows.append(_row("accuracy", "all training items", right, len(task.training), decides=True))
     for split, queries in task.splits.items():
         if len(queries) == 0:
             continue

@@ -7,6 +7,7 @@ import pytest
 
 from circuit_lab.nets.controls import fact_table_read_twice, triple_table
 from circuit_lab.tasks import TwoHopConfig, build_task
+from circuit_lab.training import reference_models
 from circuit_lab.verdict import SCHEMA_PATH, Outcome, Verdict, diagnose, diagnosis_schema
 
 
@@ -70,6 +71,13 @@ def test_a_leaked_test_set_is_named_in_the_warnings():
     assert diagnosis.verdict == Verdict.FAKE_GROKKING
     assert not diagnosis.certificate.clean
     assert "test set leaked" in diagnosis.warnings[0] and "(100 %)" in diagnosis.warnings[0]
+
+
+def test_what_cannot_be_diagnosed_is_named(tmp_path):
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        diagnose(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="device 'tpu' is not available"):
+        diagnose(reference_models()["two-hop-shortcut"], device="tpu")
 
 
 def test_large_splits_are_sampled_and_said_so(small_task):
