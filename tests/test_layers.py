@@ -1,4 +1,4 @@
-"""Imports point one way: the layer test of DESIGN's layout, and what `import circuit_lab` may load."""
+"""Imports point one way: the layers of docs/index.md, and what `import circuit_lab` may load."""
 
 import ast
 import subprocess
