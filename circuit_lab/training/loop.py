@@ -69,12 +69,13 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
     A folder that holds something else, or a device that is not there, is a ValueError. SIGINT and SIGTERM raise
     `TrainingInterrupted` after the state is saved.
     """
+    # Whatever can be wrong is found before anything is written.
+    where, task = resolve_device(device), build_task(recipe.task)
     run = open_run(Path(out), recipe)
-    where = resolve_device(device)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(recipe.training.n_threads)
     try:
-        return _Run(recipe, run, where).train(progress=progress)
+        return _Run(recipe, task, run, where).train(progress=progress)
     finally:
         torch.set_num_threads(n_threads)
 
@@ -103,9 +104,8 @@ def resolve_device(device: str) -> torch.device:
 class _Run:
     """Everything a run needs in memory."""
 
-    def __init__(self, recipe: Recipe, run: Path, device: torch.device) -> None:
-        self.recipe, self.run = recipe, run
-        self.task: Task = build_task(recipe.task)
+    def __init__(self, recipe: Recipe, task: Task, run: Path, device: torch.device) -> None:
+        self.recipe, self.task, self.run = recipe, task, run
         config = recipe.net_config(d_vocab=self.task.d_vocab, n_ctx=self.task.n_ctx)
         self.net: HookedNet = build_net(config).to(device, getattr(torch, recipe.training.dtype)).train()
         self.optimizer = make_optimizer(self.net, recipe.optimizer)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from circuit_lab.tasks import build_task
 from circuit_lab.training import load_recipe, reference_models
 from circuit_lab.training.loop import _Run
 from circuit_lab.training.run_identity import open_run
@@ -22,7 +23,7 @@ def test_a_step_of_the_small_recipe(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = _Run(recipe, open_run(tmp_path / "run", recipe), torch.device("cpu"))
+        run = _Run(recipe, build_task(recipe.task), open_run(tmp_path / "run", recipe), torch.device("cpu"))
         best = min(_seconds_of_steps(run, first, 50) for first in range(0, 500, 50))
     finally:
         torch.set_num_threads(threads)

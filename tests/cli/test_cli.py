@@ -63,13 +63,14 @@ def test_train_writes_a_run_and_resumes_it(recipe, tmp_path):
         (["--set", "training.n_step=3"], "unknown key 'training.n_step'; valid keys are: n_steps"),
         (["--set", "task.out_degree=6"], "out_degree = 6 is more than n_relations = 5"),
         (["--device", "tpu"], "device 'tpu' is not available"),
+        (["--set", "task.ood_share=0.001"], "test_ood is empty"),
     ],
 )
 def test_mistakes_in_training_are_one_line_and_exit_2(recipe, tmp_path, arguments, message):
     result = call("train", recipe, "--out", tmp_path / "run", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr and result.stderr.count("\n") == 1 and "Traceback" not in result.output
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_saves_and_tells_how_to_go_on(recipe, tmp_path):
