@@ -31,11 +31,15 @@ def train_command(
 
         run = out if out is not None else Path("runs") / _name_of(recipe)
         try:
-            result = train(load_recipe(recipe, settings or []), run, device=device, progress=not quiet)
+            resolved = load_recipe(recipe, settings or [])
+            result = train(resolved, run, device=device, progress=not quiet)
         except TrainingInterrupted as stop:
             typer.echo(f"circuit-lab: {stop}", err=True)
             raise typer.Exit(128 + stop.signal_number) from stop
-        if result.resumed_at:
+        n_steps = resolved.training.n_steps
+        if result.resumed_at == n_steps:
+            typer.echo(f"Already finished at step {n_steps}; --set training.n_steps=... prolongs it.")
+        elif result.resumed_at > 0:
             typer.echo(f"Continued from step {result.resumed_at}.")
         for split, accuracy in result.accuracy.items():
             typer.echo(f"{split:<16} accuracy {accuracy:.3f}")

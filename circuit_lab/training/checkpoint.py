@@ -1,10 +1,12 @@
 """Checkpoints: one safetensors file that rebuilds net and task, and proves that it did.
 
 Tensors: every weight once, by the name of the first layer that uses it, and `fingerprint/tokens`, `fingerprint/logits`:
-the net's logits on fixed inputs, compared at load. Metadata: one JSON object under `circuit_lab`. (One key, because the
+the net's logits on fixed inputs, compared at load to notice code that computes another function; a hash notices damaged
+weights. Metadata: one JSON object under `circuit_lab`. (One key, because the
 order in which safetensors writes several is not fixed, and equal checkpoints shall have equal bytes.)
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -27,9 +29,23 @@ FINGERPRINT = "fingerprint/"
 N_FINGERPRINT_ROWS = 16
 FINGERPRINT_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit: other machines add float32 numbers in another order,
-which changes the seventh digit; other weights change the first."""
-_FIELDS = ("format_version", "net", "task", "task_hash", "step", "metrics", "recipe")
+which changes the seventh digit; another function changes the first."""
 _TASK = TypeAdapter(TaskConfig)
+
+
+class _Record(BaseModel):
+    """The metadata of a checkpoint; net and task are checked by their own configs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format_version: int
+    net: dict[str, Any]
+    task: dict[str, Any]
+    task_hash: str
+    weights_hash: str
+    step: int = Field(ge=0)
+    metrics: dict[str, float]
+    recipe: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +92,19 @@ def save_checkpoint(
         The path written.
     """
     path = Path(path)
+    weights = {name: weight.cpu().contiguous() for name, weight in net.unique_state_dict().items()}
     record = {
         "format_version": FORMAT_VERSION,
         "net": net.cfg.model_dump(mode="json"),
         "task": task.config.model_dump(mode="json"),
         "task_hash": task.certificate.task_hash,
+        "weights_hash": _weights_hash(weights),
         "step": step,
         "metrics": dict(metrics),
         "recipe": dict(recipe) if recipe is not None else {},
     }
     tokens = task.training.tokens[:N_FINGERPRINT_ROWS]
-    tensors = {name: weight.cpu().contiguous() for name, weight in net.unique_state_dict().items()}
-    tensors |= {FINGERPRINT + "tokens": tokens.contiguous(), FINGERPRINT + "logits": _logits(net, tokens)}
+    tensors = {**weights, FINGERPRINT + "tokens": tokens.contiguous(), FINGERPRINT + "logits": _logits(net, tokens)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(record, sort_keys=True)}))
     return path
@@ -111,22 +128,22 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     record, tensors = _read(path)
     net = _rebuild_net(path, record, tensors)
     try:
-        task = build_task(_TASK.validate_python(record["task"]))
+        task = build_task(_TASK.validate_python(record.task))
     except ValidationError as error:
         raise ValueError(f"checkpoint {path}: its task is not valid: {error.errors()[0]['msg']}") from error
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
-    if task.certificate.task_hash != record["task_hash"]:
+    if task.certificate.task_hash != record.task_hash:
         raise ValueError(
             f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
-            f"{record['task_hash']}; the file is damaged or from an incompatible version of circuit_lab"
+            f"{record.task_hash}; the file is damaged or from an incompatible version of circuit_lab"
         )
     return Checkpoint(
         net=net.to(device),
         task=task,
-        step=record["step"],
-        metrics=record["metrics"],
-        recipe=record["recipe"],
+        step=record.step,
+        metrics=record.metrics,
+        recipe=record.recipe,
         path=path,
     )
 
@@ -143,6 +160,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         ValueError: If the file is missing, truncated or no safetensors file.
     """
+    if path.is_dir():
+        raise ValueError(f"no checkpoint at {path}: it is a folder; give the .safetensors file in it")
     if not path.is_file():
         raise ValueError(f"no checkpoint at {path}: there is no such file")
     try:
@@ -152,8 +171,8 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The record and the tensors of a checkpoint, with version and keys checked."""
+def _read(path: Path) -> tuple[_Record, dict[str, Tensor]]:
+    """The record and the tensors of a checkpoint, with version, keys and types checked."""
     metadata, tensors = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -168,34 +187,62 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"checkpoint {path}: format version {version!r} is unknown; this circuit_lab reads version {FORMAT_VERSION}"
         )
-    missing, unknown = sorted(set(_FIELDS) - set(record)), sorted(set(record) - set(_FIELDS))
+    fields = _Record.model_fields.keys()
+    missing, unknown = sorted(fields - record.keys()), sorted(record.keys() - fields)
     if missing or unknown:
         raise ValueError(f"checkpoint {path}: metadata keys missing: {missing}, unknown: {unknown}")
-    return record, tensors
+    try:
+        return _Record.model_validate(record), tensors
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"checkpoint {path}: metadata {place}: {first['msg']} (got {first['input']!r})") from error
 
 
-def _rebuild_net(path: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> HookedNet:
+def _rebuild_net(path: Path, record: _Record, tensors: dict[str, Tensor]) -> HookedNet:
     """The net with its weights, whose logits must be those it was saved with."""
     fingerprint = {part: tensors.pop(FINGERPRINT + part, None) for part in ("tokens", "logits")}
     tokens, saved = fingerprint["tokens"], fingerprint["logits"]
     if tokens is None or saved is None:
         raise ValueError(f"checkpoint {path}: it has no {FINGERPRINT}tokens and {FINGERPRINT}logits to check it by")
     try:
-        config = NetConfig.model_validate(record["net"])
+        config = NetConfig.model_validate(record.net)
+        _check_fingerprint_form(tokens, saved, d_vocab_out=config.d_vocab_out)
         net = build_net(config).to(saved.dtype).eval()
         net.load_unique_state_dict(tensors)
+        logits = _logits(net, tokens)
     except ValidationError as error:
         raise ValueError(f"checkpoint {path}: its net config is not valid: {error.errors()[0]['msg']}") from error
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: {error}") from error
-    difference = float((_logits(net, tokens) - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
+    if _weights_hash(tensors) != record.weights_hash:
+        raise ValueError(f"checkpoint {path}: its weights are damaged: their hash is not the one they were saved with")
+    difference = float((logits - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
     if not difference <= FINGERPRINT_TOLERANCE:
         raise ValueError(
             f"checkpoint {path}: its logits on the fingerprint inputs differ by {difference:.2g} of the largest logit "
-            f"from those it was saved with (tolerance {FINGERPRINT_TOLERANCE}); the weights are damaged, or this "
-            "version of circuit_lab computes another function"
+            f"from those it was saved with (tolerance {FINGERPRINT_TOLERANCE}); this version of circuit_lab computes "
+            "another function from the same weights"
         )
     return net
+
+
+def _check_fingerprint_form(tokens: Tensor, logits: Tensor, *, d_vocab_out: int) -> None:
+    """Fixed inputs are rows of token ids, at least one, and each position has a logit per output token."""
+    form = f"{list(tokens.shape)} {tokens.dtype} tokens and {list(logits.shape)} {logits.dtype} logits"
+    if tokens.ndim != 2 or tokens.numel() == 0 or tokens.dtype != torch.long or not logits.is_floating_point():
+        raise ValueError(f"its fingerprint must be [n, pos] token ids with floating-point logits, got {form}")
+    if logits.shape != (*tokens.shape, d_vocab_out):
+        raise ValueError(f"its fingerprint must have {d_vocab_out} logits for each token, got {form}")
+
+
+def _weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, whatever the order."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

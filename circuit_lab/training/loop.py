@@ -92,12 +92,14 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         ValueError: If there is no such device on this machine.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    names = [name for name, n in counts.items() if n > 0]
     if device == "auto":
-        return torch.device(next(name for name, there in available.items() if there))
-    if not available.get(device.partition(":")[0], False):
-        there = ", ".join(name for name, is_there in available.items() if is_there)
-        raise ValueError(f"device {device!r} is not available; this machine has: auto, {there}")
+        return torch.device(names[0])
+    numbered = [f"{name}:{index}" for name in names for index in range(counts[name])]
+    if device not in names + numbered:
+        listed = names + [place for place in numbered if place.startswith("cuda")]
+        raise ValueError(f"device {device!r} is not available; this machine has: auto, {', '.join(listed)}")
     return torch.device(device)
 
 

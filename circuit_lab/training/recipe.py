@@ -12,10 +12,11 @@ from circuit_lab.nets import SharedTransformerConfig
 from circuit_lab.tasks import TaskConfig
 
 _FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
+_DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class About(_Table):
@@ -36,7 +37,7 @@ class OptimizerRecipe(_Table):
     Attributes:
         learning_rate: After the warm-up.
         weight_decay: Decoupled decay of weight matrices and embeddings; biases and norm scales are not decayed.
-        betas: Decay rates of the two moment estimates.
+        betas: Decay rates of the two moment estimates, in [0, 1).
         eps: Added to the denominator.
         warmup_steps: Steps over which the rate rises linearly.
         max_gradient_norm: Gradients are scaled down to this Euclidean norm over all weights; 0 means never. Without it
@@ -45,7 +46,7 @@ class OptimizerRecipe(_Table):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.5, ge=0)
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    betas: Annotated[tuple[_DecayRate, _DecayRate], Field(strict=False)] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     warmup_steps: int = Field(default=200, ge=0)
     max_gradient_norm: float = Field(default=1.0, ge=0)
@@ -154,6 +155,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ValueError: If the file is missing or malformed, or a key or value is not allowed; says which, and what is.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"no recipe at {path}: it is a folder; give the .toml file in it")
     if not path.is_file():
         raise ValueError(f"no recipe at {path}: there is no such file")
     try:
@@ -190,14 +193,25 @@ def _problem(detail: Any) -> str:
     place = [str(part) for part in detail["loc"] if part not in ("two_hop", "two_hop_folder")]
     key, message = ".".join(place), detail["msg"].removeprefix("Value error, ").replace("\n", " ")
     if detail["type"] == "extra_forbidden":
-        table = Recipe.model_fields.get(place[0]) if len(place) > 1 else None
-        fields = getattr(table.annotation, "model_fields", {}) if table is not None else Recipe.model_fields
-        return f"unknown key {key!r}; valid keys are: {', '.join(fields)}"
+        return f"unknown key {key!r}; valid keys are: {', '.join(_valid_keys(place))}"
     if detail["type"] == "missing":
         return f"{key} is missing"
+    if detail["type"] == "union_tag_invalid":
+        return f"{key}.kind: unknown kind {detail['ctx']['tag']!r}; the kinds are: {detail['ctx']['expected_tags']}"
     if detail["type"] == "value_error":
         return message
     return f"{key}: {message} (got {detail['input']!r})"
+
+
+def _valid_keys(place: list[str]) -> list[str]:
+    """The keys that a recipe allows where it has an unknown one."""
+    if len(place) == 1:
+        return list(Recipe.model_fields)
+    if place[0] == "net":
+        return [key for key in SharedTransformerConfig.model_fields if key not in _FROM_TASK]
+    table = Recipe.model_fields[place[0]].annotation
+    assert isinstance(table, type) and issubclass(table, BaseModel), f"table {place[0]} lists its own keys"
+    return list(table.model_fields)
 
 
 def _apply(tables: dict[str, Any], override: str) -> None:

@@ -17,9 +17,14 @@ CHECKPOINTS = "checkpoints"
 RESUME = "resume.safetensors"
 
 
+def partial_path(path: Path) -> Path:
+    """The temporary name under which a file is written."""
+    return path.with_name(path.name + ".partial")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary name, sync it to disk, rename."""
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_path(path)
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from circuit_lab.training.recipe import Recipe, load_recipe
-from circuit_lab.training.run_folder import CHECKPOINTS, RECIPE, write_atomically
+from circuit_lab.training.run_folder import CHECKPOINTS, RECIPE, partial_path, write_atomically
 
 _MAY_DIFFER = ("about", "training.n_steps")
 
@@ -12,7 +12,8 @@ _MAY_DIFFER = ("about", "training.n_steps")
 def open_run(run: Path, recipe: Recipe) -> Path:
     """Make a run folder, or check that an existing one belongs to the recipe.
 
-    A larger `training.n_steps` prolongs a run.
+    A larger `training.n_steps` prolongs a run. The recipe is written first, so that a kill at any instant leaves a
+    folder that the next call opens.
 
     Args:
         run: The folder.
@@ -28,13 +29,22 @@ def open_run(run: Path, recipe: Recipe) -> Path:
         raise ValueError(f"cannot use {run} as run folder: it is a file")
     if (run / RECIPE).exists():
         _check_same(run, load_recipe(run / RECIPE), recipe)
-    elif run.exists() and any(run.iterdir()):
-        raise ValueError(
-            f"cannot use {run} as run folder: it holds other files (such as {next(run.iterdir()).name}) and no {RECIPE}"
-        )
-    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    else:
+        _check_unused(run)
+    run.mkdir(parents=True, exist_ok=True)
     write_atomically(run / RECIPE, recipe.to_toml().encode())
+    (run / CHECKPOINTS).mkdir(exist_ok=True)
     return run
+
+
+def _check_unused(run: Path) -> None:
+    """Nothing is there, except perhaps the temporary file of a run killed while its recipe was first written."""
+    others = [path.name for path in run.iterdir() if path != partial_path(run / RECIPE)] if run.exists() else []
+    if others:
+        raise ValueError(
+            f"cannot use {run} as run folder: it holds other files (such as {min(others)}) and no {RECIPE}; "
+            "choose another folder"
+        )
 
 
 def _check_same(run: Path, before: Recipe, now: Recipe) -> None:

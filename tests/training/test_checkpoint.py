@@ -87,6 +87,11 @@ def set_field(name, value):
         (set_field("format_version", 2), "format version 2 is unknown; this circuit_lab reads version 1"),
         (set_field("sha", 2), r"metadata keys missing: \[\], unknown: \['sha'\]"),
         (lambda r: r.pop("step"), r"metadata keys missing: \['step'\], unknown: \[\]"),
+        (set_field("step", "3"), r"metadata step: Input should be a valid integer \(got '3'\)"),
+        (set_field("step", -1), r"metadata step: Input should be greater than or equal to 0 \(got -1\)"),
+        (set_field("metrics", [1]), r"metadata metrics: Input should be a valid dictionary \(got \[1\]\)"),
+        (set_field("recipe", "x"), r"metadata recipe: Input should be a valid dictionary \(got 'x'\)"),
+        (set_field("net", None), r"metadata net: Input should be a valid dictionary \(got None\)"),
         (set_field("task_hash", "0" * 64), "its task rebuilds to hash .* but it was trained on 0000"),
         (lambda r: r["task"].__setitem__("seed", 1), "its task rebuilds to hash"),
         (lambda r: r["task"].__setitem__("colour", 1), "its task is not valid: .*unknown TwoHopConfig setting"),
@@ -102,10 +107,11 @@ def test_a_changed_record_is_noticed(file, change, message):
 
 
 def test_changed_tensors_are_noticed(file, net):
-    damaged = net.unembed.W_U.detach().clone()
-    damaged[0, 0] += 1.0
-    with pytest.raises(ValueError, match="logits on the fingerprint inputs differ by"):
-        load_checkpoint(rewrite(file, **{"unembed.W_U": damaged}))
+    # One bit of the embedding of a token that no fingerprint input has: the logits there are the same.
+    damaged = net.embed.W_E.detach().clone()
+    damaged.view(torch.int32)[-1, 0] ^= 1
+    with pytest.raises(ValueError, match="its weights are damaged: their hash is not the one they were saved with"):
+        load_checkpoint(rewrite(file, **{"embed.W_E": damaged}))
     with pytest.raises(ValueError, match=r"missing \['unembed.W_U'\], unknown \[\]"):
         load_checkpoint(rewrite(file, **{"unembed.W_U": None}))
 
@@ -113,6 +119,24 @@ def test_changed_tensors_are_noticed(file, net):
 def test_a_missing_fingerprint_is_noticed(file):
     with pytest.raises(ValueError, match="it has no fingerprint/tokens and fingerprint/logits"):
         load_checkpoint(rewrite(file, **{"fingerprint/logits": None}))
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("tokens", lambda t: t[:, :2].contiguous(), "its fingerprint must have 14 logits for each token"),
+        ("tokens", lambda t: t.float(), "its fingerprint must be .n, pos. token ids with floating-point logits"),
+        ("tokens", lambda t: t + 1000, "tokens must lie in 0..13"),
+        ("logits", lambda t: t[:1], r"14 logits for each token, got .* \[1, 3, 14\]"),
+        ("logits", lambda t: t.long(), "token ids with floating-point logits, got .*torch.int64 logits"),
+    ],
+)
+def test_a_malformed_fingerprint_is_noticed(file, part, change, message):
+    with safetensors.safe_open(file, framework="pt") as opened:
+        changed = change(opened.get_tensor(f"fingerprint/{part}"))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_checkpoint(rewrite(file, **{f"fingerprint/{part}": changed}))
+    assert str(file) in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
@@ -133,6 +157,11 @@ def test_pickles_are_refused_unread(tmp_path):
     with pytest.raises(ValueError, match="not a safetensors file"):
         load_checkpoint(path)
     assert not (tmp_path / "boom").exists()
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="it is a folder; give the .safetensors file in it"):
+        load_checkpoint(tmp_path)
 
 
 def test_foreign_safetensors_are_named(tmp_path):

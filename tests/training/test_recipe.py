@@ -49,7 +49,10 @@ def test_overrides_are_toml_values_at_dotted_keys(file):
         ("training.dtype=float16", r"training.dtype: Input should be 'float32' or 'float64' \(got 'float16'\)"),
         ("task.out_degree=9", r"out_degree = 9 is more than n_relations = 5"),
         ("task.regime=half", r"unknown regime 'half'; the regimes are: natural, both_full"),
-        ("task.kind=three_hop", r"three_hop"),
+        ("task.kind=three_hop", r"task.kind: unknown kind 'three_hop'; the kinds are: 'two_hop', 'two_hop_folder'"),
+        ("net.colour=1", r"unknown key 'net.colour'; valid keys are: kind, layer_map, (?!.*(d_vocab|n_ctx))"),
+        ("optimizer.betas=[0.9, 1.0]", r"optimizer.betas.1: Input should be less than 1 \(got 1.0\)"),
+        ("optimizer.learning_rate=inf", r"optimizer.learning_rate: Input should be a finite number \(got inf\)"),
         ("net.d_vocab=9", r"net.d_vocab follows from the task; leave it out \(got 9\)"),
         ("net.n_heads=5", r"d_model = 12 is not divisible by n_heads = 5"),
         ("net.layer_map=[1, 0]", r"layer_map must number blocks 0, 1, 2, ... in order of first use, got \[1, 0\]"),
@@ -68,6 +71,8 @@ def test_missing_tables_and_files_are_named(file, tables, tmp_path):
         parse_recipe(tables, source="a test")
     with pytest.raises(ValueError, match="no recipe at .*nowhere.toml"):
         load_recipe(tmp_path / "nowhere.toml")
+    with pytest.raises(ValueError, match="it is a folder; give the .toml file in it"):
+        load_recipe(tmp_path)
     file.write_text("[task\n")
     with pytest.raises(ValueError, match="small.toml is not valid TOML: .*line 1"):
         load_recipe(file)
