@@ -81,7 +81,9 @@ def test_the_card_states_the_verdict_and_the_accuracies(folder, committed):
     card = (folder / "README.md").read_text()
     assert f"`{committed['verdict']}`" in card
     for split in committed["outcomes"]:
-        assert f"| {split['split']} | {split['n']} | {split['accuracy']:.3f} |" in card
+        named = [share for outcome, share in split["shares"].items() if outcome != "untestable"]
+        numbers = " | ".join(f"{number:.3f}" for number in (split["accuracy"], *named))
+        assert f"| {split['split']} | {split['n']} | {numbers} |" in card
 
 
 def test_the_readme_shows_what_the_command_prints(monkeypatch):
