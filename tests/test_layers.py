@@ -76,6 +76,16 @@ def test_import_loads_neither_torch_nor_transformer_lens(statement):
     assert result.stdout.strip() == "[]"
 
 
+def test_a_report_of_diagnoses_loads_no_bridge():
+    """TransformerLens's bridges take longer to import than a small diagnosis takes."""
+    code = (
+        "import sys; from circuit_lab import diagnose; from circuit_lab.report import write_report\n"
+        "print(sorted({'transformer_lens.model_bridge', 'circuit_lab.measures.hooked_model'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_help_loads_neither_torch_nor_transformer_lens():
     code = (
         "import sys; sys.argv = ['circuit-lab', '--help']\n"
@@ -87,7 +97,10 @@ def test_help_loads_neither_torch_nor_transformer_lens():
     assert "diagnose" in result.stdout and "train" in result.stdout
 
 
-@pytest.mark.parametrize("package", [circuit_lab, circuit_lab.measures], ids=lambda package: package.__name__)
+PACKAGES_WITH_LAZY_NAMES = [circuit_lab, circuit_lab.measures, circuit_lab.report.figures]
+
+
+@pytest.mark.parametrize("package", PACKAGES_WITH_LAZY_NAMES, ids=lambda package: package.__name__)
 def test_public_names_all_load(package):
     assert len(package.__all__) > 20
     assert all(getattr(package, name) is not None for name in package.__all__)

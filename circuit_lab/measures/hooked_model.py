@@ -115,6 +115,31 @@ def resumed_logits(
         return at_position(model(residual, start_at_layer=layer), position)
 
 
+def keepers(found: dict[str, Tensor], hook_names: Sequence[str]) -> FwdHooks:
+    """Hooks that put what they see into `found`, by name, and leave it as it is.
+
+    They return it, too: a bridge hands some hooks a reshaped copy, which is on the way to the logits, and so has a
+    gradient, only if it is returned.
+
+    Args:
+        found: Filled during the forward pass.
+        hook_names: Full hook names.
+
+    Returns:
+        One hook per name.
+    """
+
+    def keeper(name: str) -> Callable[[Tensor, HookPoint], Tensor]:
+        def keep(activation: Tensor, hook: HookPoint) -> Tensor:
+            del hook
+            found[name] = activation
+            return activation
+
+        return keep
+
+    return [(name, keeper(name)) for name in dict.fromkeys(hook_names)]
+
+
 def activations(
     model: HookedModel, tokens: Int[Tensor, "n n_ctx"], hook_names: Sequence[str], *, fwd_hooks: FwdHooks = ()
 ) -> dict[str, Tensor]:
@@ -133,18 +158,9 @@ def activations(
         ValueError: If the model has no such hook.
     """
     found: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[[Tensor, HookPoint], None]:
-        def keep(activation: Tensor, hook: HookPoint) -> None:
-            del hook
-            found[name] = activation
-
-        return keep
-
-    keepers = [(name, keeper(name)) for name in dict.fromkeys(hook_names)]
-    with model.hooks(fwd_hooks=[*fwd_hooks, *keepers]):
+    with model.hooks(fwd_hooks=[*fwd_hooks, *keepers(found, hook_names)]):
         model(tokens.to(device_of(model)))
-    missing = [name for name, _ in keepers if name not in found]
+    missing = [name for name in hook_names if name not in found]
     if missing:
         raise ValueError(f"the model has no activation {missing[0]!r}: its hook did not fire in a forward pass")
     return found

@@ -1,7 +1,9 @@
 """Intervals for shares of queries and for means over queries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.stats import binomtest
@@ -87,6 +89,28 @@ def mean_interval(values: Float[Tensor, "*cells n"], *, n_resamples: int = 1000,
     low, high = torch.quantile(draws, TAILS.to(draws), dim=1)
     cells = values.shape[:-1]
     return MeanInterval(mean=values.mean(-1), low=low.reshape(cells), high=high.reshape(cells))
+
+
+def interval_columns(intervals: Mapping[str, MeanInterval]) -> dict[str, np.ndarray]:
+    """Columns of a table with one row per cell: each mean, then its low and its high end.
+
+    Args:
+        intervals: By the name of the mean's column. The first one's ends are called `low` and `high`, another's have
+            its name before them.
+
+    Returns:
+        The columns, in order, in float64.
+
+    >>> one, two = (MeanInterval(*torch.tensor([[m], [m - 1], [m + 1]])) for m in (5.0, 7.0))
+    >>> {name: column.tolist() for name, column in interval_columns({"top1": one, "mrr": two}).items()}
+    {'top1': [5.0], 'low': [4.0], 'high': [6.0], 'mrr': [7.0], 'mrr_low': [6.0], 'mrr_high': [8.0]}
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, interval in intervals.items():
+        prefix = "" if not columns else f"{name}_"
+        ends = {name: interval.mean, f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+        columns |= {column: values.double().flatten().numpy() for column, values in ends.items()}
+    return columns
 
 
 def share_interval(share: Float[Tensor, "*cells"], n: int) -> MeanInterval:

@@ -24,6 +24,11 @@ METRIC_UNITS = {"logit_diff": "logits", "probability": "", "accuracy": "", "rank
 """Unit of each metric, for axes; empty for shares."""
 
 
+def ranks_of(logits: Float[Tensor, "*cells d_vocab_out"], target: Int[Tensor, "*cells"]) -> Int[Tensor, "*cells"]:
+    """Rank of each target among the logits, from 1 (on top); ties count against it."""
+    return (logits >= logits.gather(-1, target[..., None])).sum(-1)
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """What the logits of each query are compared with.
@@ -51,7 +56,7 @@ class Target:
         foil = self.foil.expand(logits.shape[:-1])[..., None]
         of_answer = logits.gather(-1, answer)
         log_probs = logits.log_softmax(-1)
-        rank = (logits >= of_answer).sum(-1).to(logits.dtype)
+        rank = ranks_of(logits, answer.squeeze(-1)).to(logits.dtype)
         kl = (self.reference_log_probs.exp() * (self.reference_log_probs - log_probs)).sum(-1)
         return torch.stack(
             [

@@ -88,7 +88,8 @@ def test_a_learnt_subspace_carries_the_bridge_of_held_out_facts(circuit):
     )
     frame = das.frame()
     held_out = frame[frame["pairs"] == "held_out"].set_index("subspace")
-    assert held_out.loc["learnt", "accuracy"] == pytest.approx(0.83, abs=0.04)
+    # .82 to .86 over three seeds, and .89 with two threads: the fit amplifies the order in which floats are added.
+    assert held_out.loc["learnt", "accuracy"] == pytest.approx(0.85, abs=0.06)
     assert held_out.drop(["learnt", "full state"])["accuracy"].max() <= 0.30
     assert (held_out["n"] == 199).all()
 

@@ -93,3 +93,31 @@ def constant_logits(net):
 
 def metric(logits):
     return logits[:, -1, 3].mean() - logits[:, -1, 6].mean()
+
+
+NORM_VARIANTS = {
+    "causal, cycle": {},
+    "bidirectional RMS, universal": {
+        "attention_dir": "bidirectional",
+        "normalization_type": "RMS",
+        "layer_map": (0, 0, 0),
+    },
+    "post-norm": {"norm_position": "post"},
+    "without norms": {"normalization_type": None, "layer_map": (0, 1)},
+}
+"""One net of each place and kind of norm."""
+
+ONE_WIDE = {
+    "layer_map": (0,),
+    "d_model": 1,
+    "n_heads": 1,
+    "d_head": 1,
+    "d_vocab": 2,
+    "d_vocab_out": 2,
+    "n_ctx": 1,
+    "normalization_type": None,
+    "act_fn": "relu",
+    "attn_bias": False,
+    "mlp_bias": False,
+}
+"""One position and one number wide, so that a result can be worked out by hand; give `d_mlp`."""

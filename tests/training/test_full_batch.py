@@ -4,27 +4,14 @@ import json
 
 import pytest
 import torch
+from full_batch_tables import FULL_BATCH
 
 from circuit_lab.nets import build_net
 from circuit_lab.tasks import build_task
 from circuit_lab.training import parse_recipe, read_metrics, split_scores, train
 
-TABLES = {
-    "task": {"kind": "modular", "p": 7, "n_train": 20, "seed": 1},
-    "net": {
-        "kind": "shared_transformer",
-        "layer_map": [0],
-        "d_model": 12,
-        "n_heads": 3,
-        "d_mlp": 20,
-        "act_fn": "relu",
-        "normalization_type": "none",
-        "attn_bias": False,
-    },
+TABLES = FULL_BATCH | {
     "optimizer": {"weight_decay": 1.0, "betas": [0.9, 0.98], "warmup_steps": 0, "max_gradient_norm": 0.0},
-    "training": {"n_steps": 40, "batch_size": "full", "loss_dtype": "float64", "resume_every": 9},
-    "evaluation": {"every": 10},
-    "checkpoints": {"every": 20},
 }
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import tomli_w
 import torch
+from full_batch_tables import FULL_BATCH
 from torch.nn import functional as F
 
 from circuit_lab.nets import build_net
@@ -24,18 +25,7 @@ from circuit_lab.training import (
     train,
 )
 
-TABLES = {
-    "task": {"kind": "modular", "p": 7, "n_train": 20, "seed": 1},
-    "net": {
-        "kind": "shared_transformer",
-        "layer_map": [0],
-        "d_model": 12,
-        "n_heads": 3,
-        "d_mlp": 20,
-        "act_fn": "relu",
-        "normalization_type": "none",
-        "attn_bias": False,
-    },
+TABLES = FULL_BATCH | {
     # eps is far below the gradients of a loss of 1e-9, which the usual 1e-8 would hide.
     "optimizer": {
         "learning_rate": 1e-3,
@@ -44,9 +34,6 @@ TABLES = {
         "warmup_steps": 0,
         "max_gradient_norm": 0.0,
     },
-    "training": {"n_steps": 40, "batch_size": "full", "loss_dtype": "float64", "resume_every": 9},
-    "evaluation": {"every": 10},
-    "checkpoints": {"every": 20},
 }
 MARGIN = 20.0
 """Nats by which the least sure training item is right: e^-20 is lost beside 1 in float32 and kept in float64."""

@@ -18,18 +18,17 @@ by false negatives.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
 from circuit_lab.measures.attribution.attribution_patching import NodeAttribution
 from circuit_lab.measures.attribution.edge_attribution import EdgeAttribution
 from circuit_lab.measures.attribution.path_patching import PathPatching
-from circuit_lab.measures.intervals import CONFIDENCE_LEVEL, mean_interval, times_drawn
+from circuit_lab.measures.correlations import pearson_and_spearman
+from circuit_lab.measures.intervals import TAILS, mean_interval, times_drawn
 from circuit_lab.measures.metrics import METRICS
 
 ALL_CELLS = "all"
@@ -168,7 +167,7 @@ def attribution_agreement(
     drawn = torch.randint(0, n, (n_resamples, n), generator=derive_generator(seed, "bootstrap", "agreement"))
     counts = times_drawn(drawn, n=n).to(exact)
     draws = _statistics((counts @ approximate.T) / n, (counts @ exact.T) / n, members, is_signed)
-    tail = (1 - CONFIDENCE_LEVEL) / 2
+    low, high = draws.nanquantile(TAILS.to(draws), dim=-1)
     return Agreement(
         labels=tuple(labels),
         cell_groups=cell_groups,
@@ -178,8 +177,8 @@ def attribution_agreement(
         exact_high=interval.high,
         groups=names,
         values=_statistics(approximate.mean(-1)[None], interval.mean[None], members, is_signed)[..., 0],
-        low=draws.nanquantile(tail, dim=-1),
-        high=draws.nanquantile(1 - tail, dim=-1),
+        low=low,
+        high=high,
         n_cells=members.sum(-1),
         n_signed=(members & is_signed).sum(-1),
         n=n,
@@ -272,15 +271,9 @@ def _statistics(
     of_groups = []
     for of_group in members:
         ours, theirs = approximate[:, of_group], exact[:, of_group]
-        ranks = [torch.from_numpy(rankdata(side.numpy(), axis=1)).to(ours) for side in (ours, theirs)]
+        correlations = pearson_and_spearman(ours, theirs)
+        if ours.shape[1] < _FEWEST_CELLS:
+            correlations = torch.full_like(correlations, torch.nan)
         agrees = (ours.sign() == theirs.sign())[:, is_signed[of_group]].to(ours)
-        of_groups.append(torch.stack([_pearson(ours, theirs), _pearson(*ranks), agrees.mean(-1)]))
+        of_groups.append(torch.stack([*correlations.T, agrees.mean(-1)]))
     return torch.stack(of_groups, dim=1)
-
-
-def _pearson(x: Float[Tensor, "draws n_cells"], y: Float[Tensor, "draws n_cells"]) -> Float[Tensor, " draws"]:
-    """Correlation over cells; NaN where a side does not vary or cells are too few."""
-    if x.shape[1] < _FEWEST_CELLS:
-        return torch.full((len(x),), np.nan, dtype=x.dtype)
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    return (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()

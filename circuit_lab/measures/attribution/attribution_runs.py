@@ -1,19 +1,18 @@
 """What attribution patching stands on: the two runs of a batch of pairs, and gradients on the way between them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.measures.attribution.edges import RunInput, lending_and_receiving
 from circuit_lab.measures.hooked_model import (
-    FwdHooks,
     HookedModel,
     activations,
     check_model,
+    keepers,
     logits_at,
     resumed_logits,
 )
@@ -138,24 +137,13 @@ def point_on_path(model: HookedModel, runs: PairedRuns, names: Sequence[str], sh
         Activations and gradients; parameters' gradients are left alone.
     """
     seen: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[[Tensor, HookPoint], Tensor]:
-        def keep(activation: Tensor, hook: HookPoint) -> Tensor:
-            del hook
-            seen[name] = activation
-            # A bridge hands some hooks a reshaped copy, which is on the way to the logits only if it is returned.
-            return activation
-
-        return keep
-
-    keepers: FwdHooks = [(name, keeper(name)) for name in names]
     with torch.enable_grad():
         logits = resumed_logits(
             model,
             runs.embedding_at(share).detach().requires_grad_(),
             runs.answer_position,
             start_at="embed",
-            fwd_hooks=keepers,
+            fwd_hooks=keepers(seen, names),
         )
         total = runs.metric_of(logits).sum()
         gradients = torch.autograd.grad(total, [seen[name] for name in names], materialize_grads=True)

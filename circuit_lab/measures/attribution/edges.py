@@ -22,13 +22,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, activations
-from circuit_lab.measures.patching.query_pairs import DIRECTIONS, QueryPairs
+from circuit_lab.measures.patching.query_pairs import DIRECTIONS, QueryPairs, noise_hooks
 from circuit_lab.nets import HookedSharedTransformer, SharedTransformerConfig
-
-"""Denoising puts activations of the clean run into the corrupt one; noising those of the corrupt run into the clean."""
 
 ALL_POSITIONS = "all"
 """Stands for a position's name where all positions are patched at once."""
@@ -248,15 +245,7 @@ class RunInput:
 
     def hooks(self) -> FwdHooks:
         """The hooks that put the noise in."""
-        if self.noise is None:
-            return []
-        noise = self.noise
-
-        def add_noise(embedding: Tensor, hook: HookPoint) -> Tensor:
-            del hook
-            return embedding + noise.to(embedding)
-
-        return [("hook_embed", add_noise)]
+        return noise_hooks(self.noise)
 
 
 def lending_and_receiving(pairs: QueryPairs, direction: str) -> tuple[RunInput, RunInput]:

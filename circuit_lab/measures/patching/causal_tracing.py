@@ -43,7 +43,7 @@ from circuit_lab.measures.hooked_model import (
     logits_at,
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
-from circuit_lab.measures.metrics import METRICS
+from circuit_lab.measures.metrics import METRICS, ranks_of
 from circuit_lab.measures.patching.activation_patching import activation_patching
 from circuit_lab.measures.patching.query_pairs import SAME_BRIDGE, pair_queries
 from circuit_lab.measures.progress import progress
@@ -288,8 +288,8 @@ def _lens_reciprocal_ranks(model: HookedModel, queries: Queries, *, batch_size: 
         streams = activations(model, queries.tokens[rows], names)
         read = torch.stack([torch.stack([streams[name][:, column] for name in names]) for column in columns])
         logits = logits_at(model, read)
-        target = targets[:, None, rows, None].to(logits.device).expand(-1, len(names), -1, -1)
+        target = targets[:, None, rows].to(logits.device).expand(-1, len(names), -1)
         known = target < n_out
-        rank = (logits >= logits.gather(-1, target.clamp(max=n_out - 1))).sum(-1)
-        found.append(torch.where(known.squeeze(-1), 1 / rank, torch.nan).cpu())
+        rank = ranks_of(logits, target.clamp(max=n_out - 1))
+        found.append(torch.where(known, 1 / rank, torch.nan).cpu())
     return torch.cat(found, dim=-1)

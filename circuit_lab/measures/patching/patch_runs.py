@@ -10,18 +10,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, activations, device_of, lens_sites, resumed_logits
+from circuit_lab.measures.hooked_model import HookedModel, activations, lens_sites, resumed_logits
 from circuit_lab.measures.metrics import target_of
 from circuit_lab.measures.patching.causal_suffix import CausalSuffix, KeysValues
 from circuit_lab.measures.patching.patch_sites import PATCH_KINDS, PatchGrid, SitePatches, site_patches
-from circuit_lab.measures.patching.query_pairs import QueryPairs
+from circuit_lab.measures.patching.query_pairs import QueryPairs, noise_hooks
 
 SOURCE, RECEIVER = 0, 1
 """The two runs of a pair, in the order of every axis `runs`: the one that lends its activations, and the other."""
-
-_EMBED = "hook_embed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,15 +140,7 @@ def _own_streams(
 ) -> tuple[Float[Tensor, "n n_ctx d_model"], ...]:
     """The stream at every lens site in one forward pass, with noise on the token embeddings if there is any."""
     names = [site.hook_name for site in lens_sites(model)]
-    hooks: FwdHooks = []
-    if noise is not None:
-        added = noise.to(device_of(model))
-
-        def add_noise(embedded: Tensor, hook: HookPoint) -> Tensor:
-            del hook
-            return embedded + added.to(embedded)
-
-        hooks = [(_EMBED, add_noise)]
+    hooks = noise_hooks(noise)
     found = activations(model, tokens, [*names, *(name for name, _ in hooks)], fwd_hooks=hooks)
     return tuple(found[name] for name in names)
 

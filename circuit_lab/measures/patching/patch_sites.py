@@ -18,7 +18,7 @@ output becomes the wanted state less the state before attention. The other names
 mlp_out, z, q, k, v, pattern) mean in a bridge what they say.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, lens_sites
+from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, keepers, lens_sites
 from circuit_lab.nets import HookedSharedTransformer
 
 _MID_TOLERANCE = 1e-3
@@ -266,16 +266,7 @@ def _layer_activations(
 ) -> dict[str, Tensor]:
     """What the named hooks of a layer see when the layer runs alone on `stream`."""
     found: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[[Tensor, HookPoint], None]:
-        def keep(activation: Tensor, hook: HookPoint) -> None:
-            del hook
-            found[name] = activation
-
-        return keep
-
-    keepers = [(name, keeper(name)) for name in hook_names]
-    with model.hooks(fwd_hooks=[*fwd_hooks, *keepers]):
+    with model.hooks(fwd_hooks=[*fwd_hooks, *keepers(found, hook_names)]):
         if isinstance(model, HookedSharedTransformer):
             model.blocks[layer](stream)
         else:

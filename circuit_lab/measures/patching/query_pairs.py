@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.measures.hooked_model import HookedModel
+from circuit_lab.measures.hooked_model import FwdHooks, HookedModel
 from circuit_lab.tasks import Queries
 
 DIRECTIONS = ("denoising", "noising")
@@ -136,6 +137,18 @@ def noise_pairs(
     drawn = torch.randn(len(queries), len(columns), embedding.shape[1], generator=generator)
     noise[:, columns] = (scale * embedding.std().cpu() * drawn).to(noise.dtype)
     return QueryPairs(clean=queries, corrupt=queries, corruption=NOISE, noise=noise)
+
+
+def noise_hooks(noise: Float[Tensor, "n n_ctx d_model"] | None) -> FwdHooks:
+    """The hooks that add noise to the token embeddings of a run; none without noise."""
+    if noise is None:
+        return []
+
+    def add_noise(embedded: Tensor, hook: HookPoint) -> Tensor:
+        del hook
+        return embedded + noise.to(embedded)
+
+    return [("hook_embed", add_noise)]
 
 
 def _partner_rows(queries: Queries, pool: Queries, *, change: str, generator: torch.Generator) -> Int[Tensor, " n"]:

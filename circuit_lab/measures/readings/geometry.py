@@ -38,7 +38,7 @@ from circuit_lab.measures.hooked_model import (
     lens_sites,
     states_at,
 )
-from circuit_lab.measures.intervals import CONFIDENCE_LEVEL, times_drawn
+from circuit_lab.measures.intervals import TAILS, times_drawn
 from circuit_lab.measures.progress import progress
 from circuit_lab.tasks import Queries
 from circuit_lab.tasks.queries import NO_FACT
@@ -225,9 +225,7 @@ def _similarity(
     n_between = weight_a.sum(1) * weight_b.sum(1) - (weight_a * weight_b).sum(1)
     between = ((weight_a @ cosine) * weight_b).sum(1) / n_between
     kinds = torch.stack([within, between, shuffled, within - between])
-    tail = (1 - CONFIDENCE_LEVEL) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=kinds.dtype)
-    return torch.cat([kinds[:, :1], torch.nanquantile(kinds[:, 1:], ends, dim=1).T], dim=1)
+    return torch.cat([kinds[:, :1], torch.nanquantile(kinds[:, 1:], TAILS.to(kinds), dim=1).T], dim=1)
 
 
 def _within(

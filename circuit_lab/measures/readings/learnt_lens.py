@@ -23,9 +23,8 @@ Deviations from the tuned lens: trained to predict the target, not the net's own
 is whether the target can be read; the map comes after the final norm, which makes the problem convex; L-BFGS to the
 optimum instead of SGD.
 
-Why not a closed form: ridge regression to the targets' columns of W_U read less (measured on a trained two-hop net, OOD
-bridges at r1 after the first layer: .71 at its best penalty, .94 this way, .40 by the plain lens), because least
-squares lets some of many classes mask others.
+Why not a closed form: ridge regression to the targets' columns of W_U reads less, because least squares lets some of
+many classes mask others (Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, section 4.2).
 
 A reading: it corroborates and never decides.
 """
@@ -46,7 +45,8 @@ from circuit_lab.measures.hooked_model import (
     lens_sites,
     states_at,
 )
-from circuit_lab.measures.intervals import MeanInterval
+from circuit_lab.measures.intervals import MeanInterval, interval_columns
+from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.readings.folds import (
     FactFolds,
@@ -57,7 +57,7 @@ from circuit_lab.measures.readings.folds import (
     share_interval_by_fact,
     shuffled_over_facts,
 )
-from circuit_lab.measures.readings.logit_lens import check_readable, ranks_of, target_tokens
+from circuit_lab.measures.readings.logit_lens import check_readable, target_tokens
 from circuit_lab.measures.readings.softmax_map import SoftmaxHead, held_out_logits
 from circuit_lab.tasks import Queries
 
@@ -110,27 +110,19 @@ class LearntLens:
 
     def frame(self) -> pd.DataFrame:
         """One row per site and position: top1 (low, high), mrr, plain_top1 and shuffled_top1 alike, chance, n."""
-        rows = []
-        for site, label in enumerate(self.sites):
-            for position, position_name in enumerate(self.position_names):
-                row: dict[str, str | float] = {"site": label, "position": position_name, "target": self.target}
-                for name in ("top1", "mrr", "plain_top1", "shuffled_top1"):
-                    score: MeanInterval = getattr(self, name)
-                    prefix = "" if name == "top1" else f"{name}_"
-                    row[name] = float(score.mean[site, position])
-                    row[f"{prefix}low"] = float(score.low[site, position])
-                    row[f"{prefix}high"] = float(score.high[site, position])
-                row |= {
-                    "penalty": float(self.penalty[site, position]),
-                    "chance": self.chance,
-                    "unseen_share": self.unseen_share,
-                    "n": self.n,
-                    "n_train": self.n_train,
-                    "n_facts": self.n_facts,
-                    "held_out_by": self.held_out_by,
-                }
-                rows.append(row)
-        return pd.DataFrame(rows)
+        scores = ("top1", "mrr", "plain_top1", "shuffled_top1")
+        cells = pd.MultiIndex.from_product([self.sites, self.position_names], names=["site", "position"])
+        return cells.to_frame(index=False).assign(
+            target=self.target,
+            **interval_columns({name: getattr(self, name) for name in scores}),
+            penalty=self.penalty.double().flatten().numpy(),
+            chance=self.chance,
+            unseen_share=self.unseen_share,
+            n=self.n,
+            n_train=self.n_train,
+            n_facts=self.n_facts,
+            held_out_by=self.held_out_by,
+        )
 
 
 @torch.no_grad()

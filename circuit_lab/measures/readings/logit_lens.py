@@ -24,6 +24,7 @@ from transformer_lens.tools.analysis.logit_lens import logit_readout
 
 from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel, activations, check_model, lens_sites
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
+from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.progress import progress
 from circuit_lab.tasks import Queries
 
@@ -238,11 +239,6 @@ def check_readable(name: str, token_ids: Int[Tensor, " n"], *, n: int, d_vocab_o
             f"writes tokens 0..{d_vocab_out - 1}"
         )
     return token_ids
-
-
-def ranks_of(logits: Float[Tensor, "*cells d_vocab_out"], target: Int[Tensor, "*cells"]) -> Int[Tensor, "*cells"]:
-    """Rank of each target among the logits, from 1 (on top); ties count against it."""
-    return (logits >= logits.gather(-1, target[..., None])).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)

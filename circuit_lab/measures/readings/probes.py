@@ -3,9 +3,9 @@
 At every lens site and position:
 
 1. A softmax probe p(y | x) = softmax(x W + b), one class per value of the target, fitted by cross-entropy with
-   penalty on its weights and its mean logits (`softmax_map`). A least-squares classifier
-   would be faster, but with tens of classes in as many dimensions some mask others: measured on a trained two-hop net,
-   it read .65 of the OOD bridges at r1 after the first layer, where this one reads .95.
+   penalty on its weights and its mean logits (`softmax_map`). A least-squares classifier would be faster, but with
+   tens of classes in as many dimensions some mask others (Hastie, Tibshirani and Friedman, The Elements of Statistical
+   Learning, section 4.2).
 2. *Folds by fact* (`folds`): a query is read by a probe fitted without any query of its fact. To read the bridge b of
    (h, r1) the probe must have learnt it from other pairs (h', r1') that lead to b. A class that no training query has
    counts as wrong; `unseen_share` is the share of such queries.
@@ -28,7 +28,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel, check_model, lens_sites, states_at
-from circuit_lab.measures.intervals import MeanInterval
+from circuit_lab.measures.intervals import MeanInterval, interval_columns
+from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.readings.folds import (
     FactFolds,
@@ -39,7 +40,7 @@ from circuit_lab.measures.readings.folds import (
     share_interval_by_fact,
     shuffled_over_facts,
 )
-from circuit_lab.measures.readings.logit_lens import ranks_of, target_tokens
+from circuit_lab.measures.readings.logit_lens import target_tokens
 from circuit_lab.measures.readings.softmax_map import SoftmaxHead, held_out_logits
 from circuit_lab.nets import HookedSharedTransformer, build_net
 from circuit_lab.tasks import Queries
@@ -93,26 +94,17 @@ class Probes:
     def frame(self) -> pd.DataFrame:
         """One row per site and position: accuracy, both controls and selectivities with intervals, chance, n."""
         scores = ("accuracy", "shuffled", "untrained", "selectivity_shuffled", "selectivity_untrained")
-        rows = []
-        for site, label in enumerate(self.sites):
-            for position, position_name in enumerate(self.position_names):
-                row: dict[str, str | float] = {"site": label, "position": position_name, "target": self.target}
-                for name in scores:
-                    score: MeanInterval = getattr(self, name)
-                    prefix = "" if name == "accuracy" else f"{name}_"
-                    row[name] = float(score.mean[site, position])
-                    row[f"{prefix}low"] = float(score.low[site, position])
-                    row[f"{prefix}high"] = float(score.high[site, position])
-                row |= {
-                    "chance": self.chance,
-                    "unseen_share": self.unseen_share,
-                    "n": self.n,
-                    "n_facts": self.n_facts,
-                    "n_classes": self.n_classes,
-                    "held_out_by": self.held_out_by,
-                }
-                rows.append(row)
-        return pd.DataFrame(rows)
+        cells = pd.MultiIndex.from_product([self.sites, self.position_names], names=["site", "position"])
+        return cells.to_frame(index=False).assign(
+            target=self.target,
+            **interval_columns({name: getattr(self, name) for name in scores}),
+            chance=self.chance,
+            unseen_share=self.unseen_share,
+            n=self.n,
+            n_facts=self.n_facts,
+            n_classes=self.n_classes,
+            held_out_by=self.held_out_by,
+        )
 
 
 @torch.no_grad()

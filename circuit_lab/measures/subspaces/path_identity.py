@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float
-from scipy.stats import hypergeom, rankdata
+from scipy.stats import hypergeom
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
-from circuit_lab.measures.intervals import CONFIDENCE_LEVEL, resampled_means
+from circuit_lab.measures.correlations import pearson_and_spearman
+from circuit_lab.measures.intervals import TAILS, resampled_means
 from circuit_lab.measures.subspaces.cross_interchange import CrossInterchange
 from circuit_lab.measures.two_hop.locate import LocatedSites, SiteRate
 
@@ -145,26 +146,14 @@ def _correlations(
     """Both coefficients with bootstrap intervals and permuted cells."""
     generator = derive_generator(seed, "permuted cells")
     permuted = torch.stack([b[torch.randperm(len(b), generator=generator)] for _ in range(n_permutations)])
-    low, high = _middle(_coefficients(draws_a, draws_b))
-    permuted_low, permuted_high = _middle(_coefficients(a.expand_as(permuted), permuted))
-    return Correlations(_coefficients(a[None], b[None])[0], low, high, permuted_low, permuted_high)
-
-
-def _coefficients(a: Float[Tensor, "rows cells"], b: Float[Tensor, "rows cells"]) -> Float[Tensor, "rows 2"]:
-    """Pearson's and Spearman's correlation of each row; `nan` where a row is constant."""
-    ranks = [torch.from_numpy(rankdata(x.numpy(), axis=1)) for x in (a, b)]  # ties get their mean rank
-    return torch.stack([_pearson(a, b), _pearson(ranks[0], ranks[1])], dim=1)
-
-
-def _pearson(a: Float[Tensor, "rows cells"], b: Float[Tensor, "rows cells"]) -> Float[Tensor, " rows"]:
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    low, high = _middle(pearson_and_spearman(draws_a, draws_b))
+    permuted_low, permuted_high = _middle(pearson_and_spearman(a.expand_as(permuted), permuted))
+    return Correlations(pearson_and_spearman(a[None], b[None])[0], low, high, permuted_low, permuted_high)
 
 
 def _middle(draws: Float[Tensor, "draws n_coefficients"]) -> tuple[Tensor, Tensor]:
     """Ends of the middle 95 % of the draws; a draw without a correlation is left out."""
-    tail = (1 - CONFIDENCE_LEVEL) / 2
-    low, high = torch.nanquantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype), dim=0)
+    low, high = torch.nanquantile(draws, TAILS.to(draws), dim=0)
     return low, high
 
 

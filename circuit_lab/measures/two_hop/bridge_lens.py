@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
@@ -134,19 +135,16 @@ def _resolves_first(bridge_on_top: Tensor, answer_on_top: Tensor) -> Tensor:
 def _read(
     net: HookedSharedTransformer, queries: Queries
 ) -> tuple[Int[Tensor, "n 2 n_stages n_ctx"], Float[Tensor, "n 2 n_stages n_ctx"]]:
-    """Rank (1 = top) and probability of (bridge, answer) at every stage and position.
-
-    Ties count against the target: its rank is the number of tokens whose logit is at least as high.
-    """
+    """Rank (see `ranks_of`) and probability of (bridge, answer) at every stage and position."""
     hook_names = [site.hook_name for site in net.lens_sites]
     _, cache = net.run_with_cache(queries.tokens, names_filter=lambda name: name in hook_names)
     targets = torch.stack([queries.intermediates["bridge"], queries.answer], dim=1).to(net.device)
     ranks, probabilities = [], []
     for name in hook_names:
         logits = net.logits_at(cache[name])
-        index = targets[:, :, None, None].expand(-1, -1, logits.shape[1], 1)
+        index = targets[:, :, None].expand(-1, -1, logits.shape[1])
         expanded = logits[:, None].expand(-1, 2, -1, -1)
-        of_target = expanded.gather(-1, index)
-        ranks.append((expanded >= of_target).sum(-1))
-        probabilities.append((of_target.squeeze(-1) - logits.logsumexp(-1)[:, None]).exp())
+        ranks.append(ranks_of(expanded, index))
+        of_target = expanded.gather(-1, index[..., None]).squeeze(-1)
+        probabilities.append((of_target - logits.logsumexp(-1)[:, None]).exp())
     return torch.stack(ranks, dim=2).cpu(), torch.stack(probabilities, dim=2).cpu()

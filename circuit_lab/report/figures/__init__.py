@@ -1,57 +1,8 @@
-"""Figures: each function takes a finished result and draws it with plotly."""
+"""Figures: each function takes a finished result and draws it with plotly.
 
-from circuit_lab.report.figures.components import (
-    ablation_figure,
-    attention_figure,
-    direct_logit_attribution_figure,
-    head_roles_figure,
-)
-from circuit_lab.report.figures.diagnosis import (
-    bridge_lens_figure,
-    frequency_ablation_figure,
-    frequency_spectrum_figure,
-    logit_parts_figure,
-    outcomes_figure,
-    site_rates_figure,
-)
-from circuit_lab.report.figures.edges import (
-    attribution_agreement_figure,
-    edge_attribution_figure,
-    node_attribution_figure,
-    path_patching_figure,
-)
-from circuit_lab.report.figures.patching import activation_patching_figure, causal_tracing_figure
-from circuit_lab.report.figures.readings import (
-    learnt_lens_figure,
-    logit_lens_figure,
-    logit_lens_query_figure,
-    probes_figure,
-)
-from circuit_lab.report.figures.subspaces import cka_figure, das_figure, geometry_figure, path_identity_figure
+The names stand in `__init__.pyi` and load on first use: a report of diagnoses needs few of the measures behind them.
+"""
 
-__all__ = [
-    "ablation_figure",
-    "activation_patching_figure",
-    "attention_figure",
-    "attribution_agreement_figure",
-    "bridge_lens_figure",
-    "causal_tracing_figure",
-    "cka_figure",
-    "das_figure",
-    "direct_logit_attribution_figure",
-    "edge_attribution_figure",
-    "frequency_ablation_figure",
-    "frequency_spectrum_figure",
-    "geometry_figure",
-    "head_roles_figure",
-    "learnt_lens_figure",
-    "logit_lens_figure",
-    "logit_lens_query_figure",
-    "logit_parts_figure",
-    "node_attribution_figure",
-    "outcomes_figure",
-    "path_identity_figure",
-    "path_patching_figure",
-    "probes_figure",
-    "site_rates_figure",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

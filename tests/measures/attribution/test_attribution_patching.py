@@ -4,7 +4,7 @@ import pytest
 import torch
 from gpt2_bridge import make_bridge, make_prompts
 from pairwise_attribution import transformer_lens_scores
-from small_nets import VARIANTS, make_net, make_tokens
+from small_nets import ONE_WIDE, VARIANTS, make_net, make_tokens
 
 from circuit_lab.measures.attribution.attribution_patching import NODE_AXES, attribution_patching
 from circuit_lab.measures.attribution.attribution_runs import shares_of_path
@@ -216,20 +216,7 @@ def test_integrated_gradients_by_hand():
     2.5, mean 3, times 4 = 12. Edges: 2|x| has slope -2 at -1, and (-2 + 2 + 2 + 2) / 4 = 1 on the way, times 4; the
     direct edge gives 2 x 4 either way.
     """
-    net = make_net(
-        layer_map=(0,),
-        d_model=1,
-        n_heads=1,
-        d_head=1,
-        d_mlp=2,
-        d_vocab=2,
-        d_vocab_out=2,
-        n_ctx=1,
-        normalization_type=None,
-        act_fn="relu",
-        attn_bias=False,
-        mlp_bias=False,
-    )
+    net = make_net(**ONE_WIDE, d_mlp=2)
     with torch.no_grad():
         net.embed.W_E.copy_(torch.tensor([[3.0], [-1.0]]))
         net.pos_embed.W_pos.zero_(), net.blocks[0].attn.W_O.zero_()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gpt2_bridge import make_bridge
-from small_nets import VARIANTS, make_net, make_tokens
+from small_nets import ONE_WIDE, VARIANTS, make_net, make_tokens
 
 from circuit_lab.measures.attribution.edges import Edge, Reader, Writer, all_edges, readers_of, writers_of
 from circuit_lab.measures.attribution.path_patching import path_patching
@@ -185,20 +185,7 @@ def test_by_hand():
     One position. Token 0 embeds to 1, token 1 to 2. Clean (2): head 12, mid 14, mlp 56, final 70. Corrupt (1): head 6,
     mid 7, mlp 28, final 35. Logits (x, -x), so logit difference 2x; denoising moves single edges of the corrupt run.
     """
-    net = make_net(
-        layer_map=(0,),
-        d_model=1,
-        n_heads=1,
-        d_head=1,
-        d_mlp=1,
-        d_vocab=2,
-        d_vocab_out=2,
-        n_ctx=1,
-        normalization_type=None,
-        act_fn="relu",
-        attn_bias=False,
-        mlp_bias=False,
-    )
+    net = make_net(**ONE_WIDE, d_mlp=1)
     with torch.no_grad():
         net.embed.W_E.copy_(torch.tensor([[1.0], [2.0]]))
         net.pos_embed.W_pos.zero_()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from gpt2_bridge import make_bridge, make_prompts
-from small_nets import make_net, make_tokens
+from small_nets import NORM_VARIANTS, make_net, make_tokens
 
 from circuit_lab.measures.hooked_model import answer_logits
 from circuit_lab.measures.intervals import mean_interval, proportion_interval
@@ -18,17 +18,6 @@ from circuit_lab.tasks import queries_from_tokens
 CLOSE = {"rtol": 0, "atol": 1e-9}
 CLOSE32 = {"rtol": 0, "atol": 1e-5}
 NAMES = ("h", "r1", "r2", "end")
-
-VARIANTS = {
-    "causal, cycle": {},
-    "bidirectional RMS, universal": {
-        "attention_dir": "bidirectional",
-        "normalization_type": "RMS",
-        "layer_map": (0, 0, 0),
-    },
-    "post-norm": {"norm_position": "post"},
-    "without norms": {"normalization_type": None, "layer_map": (0, 1)},
-}
 
 
 def make_queries(n=7, *, seed=1):
@@ -179,7 +168,7 @@ def with_zero_weights(net, component, first_layer):
     return edited
 
 
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("variant", NORM_VARIANTS.values(), ids=NORM_VARIANTS.keys())
 def test_zeroed_parameters(queries, variant):
     """All applications of a component at once are the weights that write its output set to 0."""
     net = make_net(**variant)
@@ -219,7 +208,7 @@ def caches(model, tokens):
 )
 def test_against_full_runs_with_hooks(queries, reference, name, scope):
     """Zero, mean and the outputs of one other query, written over the whole run's outputs by hooks of our own."""
-    _check_against_hooks(make_net(**VARIANTS[name]), queries, reference, scope, CLOSE)
+    _check_against_hooks(make_net(**NORM_VARIANTS[name]), queries, reference, scope, CLOSE)
 
 
 @pytest.mark.parametrize("scope", ["application", "parameters"])

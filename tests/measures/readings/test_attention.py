@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from gpt2_bridge import make_bridge, make_prompts
-from small_nets import capture, make_net, make_tokens
+from small_nets import NORM_VARIANTS, capture, make_net, make_tokens
 
 from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.readings.attention import NO_ROLE, attention_patterns
@@ -87,19 +87,7 @@ def test_a_role_takes_more_than_chance_and_more_than_half(weighing_net):
     assert by_turns["role"] == NO_ROLE and by_turns["top_share"] == 0.5 and by_turns["entropy"] < 0.4
 
 
-VARIANTS = {
-    "causal, cycle": {},
-    "bidirectional RMS, universal": {
-        "attention_dir": "bidirectional",
-        "normalization_type": "RMS",
-        "layer_map": (0, 0, 0),
-    },
-    "post-norm": {"norm_position": "post"},
-    "without norms": {"normalization_type": None, "layer_map": (0, 1)},
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("variant", NORM_VARIANTS.values(), ids=NORM_VARIANTS.keys())
 def test_against_a_plain_loop(queries, variant):
     net = make_net(**variant)
     result = attention_patterns(net, queries, n_kept=7, batch_size=3)
