@@ -21,8 +21,8 @@ _SHORT_OUTCOMES = {
     "second_hop_failure": "hop 2",
     "first_hop_failure": "hop 1",
     "composition_failure": "both",
-    "no_circuit": "neither",
-    "untestable": "untest.",
+    "no_circuit": "none",
+    "untestable": "n/t",
     "wrong": "wrong",
 }
 
@@ -69,7 +69,7 @@ _HEADLINES = {
 
 
 @dataclass(frozen=True)
-class _Titled:
+class Titled:
     """A table with the lines above and below it, which a narrow table would wrap."""
 
     title: str
@@ -77,6 +77,7 @@ class _Titled:
     caption: str
 
     def print(self, console: "Console") -> None:
+        """Print title, table and caption, and an empty line."""
         console.print(f"[italic]{escape(self.title)}[/italic]")
         console.print(self.table)
         console.print(f"[dim italic]{escape(self.caption)}[/dim italic]")
@@ -104,7 +105,7 @@ def print_tables(diagnoses: "list[Diagnosis]") -> None:
         causal_table(diagnosis).print(console)
 
 
-def _table(*, text: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":
+def empty_table(*, text: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":
     """An empty table in our style, 80 characters at most: left-aligned text columns, then right-aligned numbers."""
     from rich import box
     from rich.table import Table
@@ -117,8 +118,8 @@ def _table(*, text: tuple[str, ...], numbers: tuple[str, ...]) -> "Table":
     return table
 
 
-def _verdict_table(diagnoses: "list[Diagnosis]", headline: _Headline) -> _Titled:
-    table = _table(text=("checkpoint", "verdict"), numbers=("conf.", *headline.columns))
+def _verdict_table(diagnoses: "list[Diagnosis]", headline: _Headline) -> Titled:
+    table = empty_table(text=("checkpoint", "verdict"), numbers=("conf.", *headline.columns))
     for d in diagnoses:
         rows = {(e.name, e.split): e for e in d.evidence}
         leaked = "" if d.certificate.clean else " [red]![/red]"
@@ -128,29 +129,31 @@ def _verdict_table(diagnoses: "list[Diagnosis]", headline: _Headline) -> _Titled
             f"{d.confidence:.2f}",
             *(_value(rows.get(evidence)) for evidence in headline.columns.values()),
         )
-    return _Titled(headline.title, table, headline.caption)
+    return Titled(headline.title, table, headline.caption)
 
 
 def _value(row: "Evidence | None") -> str:
     return "-" if row is None or row.value is None else f"{row.value:.2f}"
 
 
-def _outcome_table(diagnosis: "Diagnosis") -> _Titled:
+def _outcome_table(diagnosis: "Diagnosis") -> Titled:
     """Shares of outcomes by split; outcomes that no split has are left out."""
     present = [name for name in _SHORT_OUTCOMES if any(split.shares.get(name) for split in diagnosis.outcomes)]
     trained = [f"{s.split} {s.n_in_training}" for s in diagnosis.outcomes if s.n_in_training]
-    table = _table(text=("split",), numbers=("n", "right", *(_SHORT_OUTCOMES[name] for name in present)))
+    table = empty_table(text=("split",), numbers=("n", "right", *(_SHORT_OUTCOMES[name] for name in present)))
     for split in diagnosis.outcomes:
         shares = (f"{split.shares[name]:.2f}" if split.shares[name] else "[dim]0[/dim]" for name in present)
         table.add_row(split.split, str(split.n), f"{split.accuracy:.2f}", *shares)
     caption = f"queries that are training items: {', '.join(trained)}"
-    return _Titled(_HEADLINES[diagnosis.family].outcomes, table, caption)
+    if "untestable" in present:
+        caption += "\nn/t: not tested, for want of partners"
+    return Titled(_HEADLINES[diagnosis.family].outcomes, table, caption)
 
 
-def _transplant_table(diagnosis: "Diagnosis") -> _Titled:
-    table = _table(text=("split", "site"), numbers=(*_TRANSPLANTS, "n"))
+def _transplant_table(diagnosis: "Diagnosis") -> Titled:
+    table = empty_table(text=("split", "site"), numbers=(*_TRANSPLANTS, "n"))
     _add_evidence(table, diagnosis, _TRANSPLANTS)
-    return _Titled(
+    return Titled(
         "Causal tests (share of queries, by majority of partners; control in brackets)",
         table,
         "controls: an unrelated state (hop1), another bridge keeps the answer (hop2),\n"
@@ -158,10 +161,10 @@ def _transplant_table(diagnosis: "Diagnosis") -> _Titled:
     )
 
 
-def _ablation_table(diagnosis: "Diagnosis") -> _Titled:
-    table = _table(text=("split", "site"), numbers=(*_ABLATIONS.values(), "n"))
+def _ablation_table(diagnosis: "Diagnosis") -> Titled:
+    table = empty_table(text=("split", "site"), numbers=(*_ABLATIONS.values(), "n"))
     _add_evidence(table, diagnosis, tuple(_ABLATIONS))
-    return _Titled(
+    return Titled(
         "Accuracy without the key frequencies, and with them only (control in brackets)",
         table,
         "control: without random subspaces of the same rank",

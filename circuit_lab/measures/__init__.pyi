@@ -62,14 +62,27 @@ from .readings.geometry import BridgeGeometry, bridge_geometry
 from .readings.learnt_lens import LearntLens, learnt_lens
 from .readings.logit_lens import LogitLens, logit_lens, target_tokens
 from .readings.probes import Probes, probe
-from .sites import Site, inner_stages, known_good, position_sets, predicted_answers, residual_states
+from .sites import (
+    AnySite,
+    OutputSite,
+    Place,
+    Site,
+    inner_stages,
+    known_good,
+    position_sets,
+    predicted_answers,
+    residual_states,
+    site_states,
+)
 from .subspaces.cross_interchange import CrossInterchange, cross_interchange
 from .subspaces.das import BridgeDas, DasBudget, bridge_das, fresh_weights
 from .subspaces.path_identity import GridSimilarity, PathIdentity, SiteOverlap, grid_similarity, site_overlap
 from .two_hop.bridge_lens import BRIDGE_FOUND_CAVEAT, BridgeRecovery, bridge_recovery
 from .two_hop.locate import MIN_RATE, LocatedSites, SiteRate, locate_sites
-from .two_hop.partners import PartnerPool, Partners
-from .two_hop.transplants import MIN_PARTNERS, CausalTest, CausalTests, causal_tests, patched_answers
+from .two_hop.partner_fitness import partner_fitness
+from .two_hop.partners import Fitness, PartnerPool, Partners
+from .two_hop.transplant_lab import patched_answers
+from .two_hop.transplants import MIN_PARTNERS, CausalTest, CausalTests, causal_tests
 
 __all__ = [
     "ANSWER",
@@ -87,6 +100,7 @@ __all__ = [
     "Ablation",
     "ActivationPatching",
     "Agreement",
+    "AnySite",
     "AttentionPatterns",
     "BridgeDas",
     "BridgeGeometry",
@@ -102,6 +116,7 @@ __all__ = [
     "Edge",
     "EdgeAttribution",
     "EfficiencyRow",
+    "Fitness",
     "FrequencyAblation",
     "GradientAlignment",
     "GridSimilarity",
@@ -117,12 +132,14 @@ __all__ = [
     "NeuronFrequencies",
     "NodeAttribution",
     "NormAtLogit",
+    "OutputSite",
     "PairLogits",
     "PartnerPool",
     "Partners",
     "PartsOnSplit",
     "PathIdentity",
     "PathPatching",
+    "Place",
     "Probes",
     "ProgressMeasures",
     "QueryPairs",
@@ -186,6 +203,7 @@ __all__ = [
     "norm_at_logit",
     "pair_logits",
     "pair_queries",
+    "partner_fitness",
     "patched_answers",
     "path_patching",
     "position_sets",
@@ -197,6 +215,7 @@ __all__ = [
     "rows_frame",
     "rows_of",
     "site_overlap",
+    "site_states",
     "target_of",
     "target_tokens",
     "trig_decomposition",

@@ -13,6 +13,11 @@ is.
 | hop2_ood | ID | OOD | what augmentation adds |
 | test_ood | OOD | OOD | never, unless `leaked_share` > 0 |
 
+With `shuffled_answers` every two-hop query, of whatever split, has the answer of another: the best accuracy on a split
+that is not in training is chance, and with `leaked_share` = 1 `test_ood` can be answered rightly, by rote alone. Atomic
+facts keep their tails, `facts` and `intermediates["bridge"]` are still those of the composition that is asked, and the
+certificate, which counts queries and not answers, is that of the unshuffled task but for its hash.
+
 Deviations from the released code, which rounds to nearest: held-out, OOD, augmented and leaked shares are rounded
 up; and `phi` larger than the available queries allow is an error, where that code silently keeps all.
 """
@@ -104,10 +109,11 @@ class TwoHopTask:
         return _count_entities(self.vocab)
 
     def __repr__(self) -> str:
+        is_shuffled = isinstance(self.config, TwoHopConfig) and self.config.shuffled_answers
         return (
             f"TwoHopTask({self.n_entities} entities, {len(self.facts)} facts of which {int(self.is_ood.sum())} OOD, "
             f"{len(self.training)} training items, {len(self.splits['test_ood'])} test_ood, "
-            f"{'clean' if self.certificate.is_clean else 'LEAKED'})"
+            f"{'clean' if self.certificate.is_clean else 'LEAKED'}{', shuffled answers' if is_shuffled else ''})"
         )
 
 

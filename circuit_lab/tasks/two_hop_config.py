@@ -88,7 +88,8 @@ class TwoHopConfig(BaseModel):
         regime: A key of `AUGMENTATION_REGIMES`.
         augmentation: A custom augmentation in place of a regime.
         leaked_share: Share of `test_ood` put into training, in [0, 1], rounded up: a contaminated control.
-        shuffled_answers: Permute the answers of all two-hop queries: a negative control that only rote can learn.
+        shuffled_answers: Permute the answers of all two-hop queries, trained and held out alike: random labels, a
+            negative control that only rote can learn. Facts and bridges stay, but no answer follows from them.
         seed: Fixes every random choice, >= 0.
     """
 

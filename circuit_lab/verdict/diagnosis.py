@@ -13,7 +13,7 @@ from circuit_lab.tasks import SplitCertificate
 from circuit_lab.verdict.checks import Estimate, Share
 from circuit_lab.verdict.verdicts import Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA_PATH = Path(__file__).with_name("diagnosis.schema.json")
 """The published JSON schema of `Diagnosis.to_json`; a test holds it equal to the code."""
 
@@ -156,6 +156,8 @@ class Diagnosis(BaseModel):
         net: Architecture in words.
         seed: Seed of partners, samples and resamples.
         n_interventions: Number of patched or ablated answers behind the evidence.
+        n_candidates: Among how many the sites (two-hop) or key frequencies (modular) were chosen, on queries that no
+            other number is read on.
         schema_version: Version of the JSON form.
         measurements: What the evidence was read from, for figures and for a closer look; not part of the JSON.
     """
@@ -178,8 +180,9 @@ class Diagnosis(BaseModel):
     net: str
     seed: int
     n_interventions: int
+    n_candidates: int
     schema_version: int = SCHEMA_VERSION
-    measurements: SkipJsonSchema[Any] = Field(exclude=True, repr=False)
+    measurements: SkipJsonSchema[Any] = Field(default=None, exclude=True, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """The evidence, one row per number."""

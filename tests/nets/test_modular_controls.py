@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_nets import make_net
+from modular_pairs import affine_answers, all_pairs, answer_logits
 
 from circuit_lab.nets.controls.modular import (
     COSINE_SCALE,
@@ -14,19 +14,7 @@ from circuit_lab.nets.controls.modular import (
     cosine_network,
     lookup_table,
     mixture,
-    with_noise,
 )
-
-
-def all_pairs(p):
-    return torch.cartesian_prod(torch.arange(p), torch.arange(p))
-
-
-def answer_logits(net, pairs):
-    """Logits at "=", whose id is the number of outputs."""
-    equals = torch.full((len(pairs), 1), net.cfg.d_vocab_out)
-    with torch.no_grad():
-        return net(torch.cat([pairs, equals], dim=1), answer_only=True)
 
 
 def cosine_logits(p, frequencies, scale):
@@ -36,11 +24,6 @@ def cosine_logits(p, frequencies, scale):
     for k in frequencies:
         total += abs(np.cos(np.pi * k * (a - b) / p)) * np.cos(2 * np.pi * k * (a + b - c) / p)
     return scale * total.reshape(p * p, p)
-
-
-def affine_answers(p, pairs):
-    """Not symmetric in a and b, so that a table that mixes them up is found out."""
-    return (2 * pairs[:, 0] + 3 * pairs[:, 1] + 1) % p
 
 
 # --- the cosine network
@@ -190,57 +173,6 @@ def test_ablating_the_table_leaves_the_cosines(wrong_pairs):
     assert torch.equal(given, all_pairs(11).sum(dim=1) % 11)
 
 
-# --- noise
-
-
-def test_noise_is_reproducible_and_leaves_the_original_as_it_was():
-    net = cosine_network(7, frequencies=[1, 3])
-    before = {name: weight.clone() for name, weight in net.unique_state_dict().items()}
-    first, again, other = (
-        with_noise(net, std_share=0.2, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
-    )
-    assert all(torch.equal(weight, before[name]) for name, weight in net.unique_state_dict().items())
-    assert all(torch.equal(weight, again.get_parameter(name)) for name, weight in first.named_parameters())
-    assert not torch.equal(first.W_E, other.W_E)
-    assert first.training == net.training
-
-
-def test_noise_has_the_share_asked_of_each_matrix():
-    net = lookup_table(11, all_pairs(11), affine_answers(11, all_pairs(11)))
-    noisy = with_noise(net, std_share=0.3, generator=torch.Generator().manual_seed(0))
-    shares = {}
-    for name, weight in net.named_parameters():
-        noise = (noisy.get_parameter(name) - weight).detach()
-        if weight.std(correction=0) > 0:
-            shares[name] = (noise.std(correction=0) / weight.std(correction=0)).item()
-        else:
-            assert (noise == 0).all(), name
-    assert len(shares) == 9  # all but the biases b_in and b_out
-    # The smallest, W_pos, has 141 entries: a standard error of 0.3 / sqrt(282), of which this is more than five.
-    assert shares == pytest.approx(dict.fromkeys(shares, 0.3), abs=0.1)
-
-
-def test_no_noise_is_the_same_net_and_much_is_another():
-    net, generator = cosine_network(13, frequencies=[1, 2, 3, 5]), torch.Generator().manual_seed(1)
-    exact = answer_logits(net, all_pairs(13))
-
-    def right_share(std_share):
-        logits = answer_logits(with_noise(net, std_share=std_share, generator=generator), all_pairs(13))
-        return (logits.argmax(dim=1) == exact.argmax(dim=1)).double().mean()
-
-    assert torch.equal(answer_logits(with_noise(net, std_share=0.0, generator=generator), all_pairs(13)), exact)
-    assert right_share(0.01) == 1.0
-    assert right_share(3.0) < 0.4
-
-
-def test_noise_keeps_shared_layers_shared_and_the_type():
-    net = make_net(layer_map=(0, 1, 0)).double()
-    noisy = with_noise(net, std_share=0.1, generator=torch.Generator().manual_seed(2))
-    assert noisy.blocks[0].mlp.W_in is noisy.blocks[2].mlp.W_in
-    assert noisy.dtype == torch.float64 and noisy.training == net.training
-    assert not torch.equal(noisy.W_U, net.W_U)
-
-
 # --- what is refused
 
 
@@ -281,10 +213,3 @@ def test_arguments_of_the_table_are_refused():
             lookup_table(5, pairs[:2], answers[:2], heights=torch.tensor([1.0, height]))
     with pytest.raises(ValueError, match="pairs must be listed once each"):
         mixture(5, frequencies=[1], pairs=pairs, answers=answers, table_height=1.0)
-
-
-def test_noise_share_out_of_range_is_refused():
-    net = cosine_network(5, frequencies=[1])
-    for share in (-0.1, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"std_share must be finite and >= 0, got {share}"):
-            with_noise(net, std_share=share, generator=torch.Generator())

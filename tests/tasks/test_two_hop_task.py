@@ -196,6 +196,41 @@ def test_shuffled_answers_are_a_permutation_that_ignores_the_facts():
     )
 
 
+def best_rule(queries, seen, keys):
+    """Accuracy on `queries` of the best rule that reads only these tokens, learnt from `seen`."""
+
+    def key_rows(part):
+        columns = {name: part.tokens[:, i] for i, name in enumerate(part.position_names)} | dict(part.intermediates)
+        return list(zip(*(columns[name].tolist() for name in keys), strict=True))
+
+    answers = {}
+    for key, answer in zip(key_rows(seen), seen.answer.tolist(), strict=True):
+        answers.setdefault(key, Counter())[answer] += 1
+    common = [answers[key].most_common(1)[0][0] if key in answers else -1 for key in key_rows(queries)]
+    return float(np.mean(np.array(common) == queries.answer.numpy()))
+
+
+def test_shuffled_answers_follow_from_nothing_that_queries_share():
+    sizes = SMALL | {"n_entities": 25, "out_degree": 6, "test_id_share": 0.3}
+    rules = [("bridge", "r2"), ("h", "r1"), ("h", "r2"), ("r1", "r2"), ("r2",)]
+    plain, shuffled = (build_task(TwoHopConfig(**sizes, shuffled_answers=is_on)) for is_on in (False, True))
+    asked, seen = (plain.splits[name] for name in ("test_id", "train_inferred"))
+    assert best_rule(asked, seen, ("bridge", "r2")) > 0.9  # the circuit; the rest have a fact not composed in training
+    asked, seen = (shuffled.splits[name] for name in ("test_id", "train_inferred"))
+    assert len(asked) > 150
+    # One answer in 25 by chance; of 153, 6 with standard deviation 2.5.
+    assert max(best_rule(asked, seen, keys) for keys in rules) < 16 / 153
+    assert best_rule(seen, seen, ("h", "r1", "r2")) == 1  # rote
+
+
+def test_shuffled_answers_show_in_the_tasks_words_and_hash_only():
+    plain, shuffled = (build_task(TwoHopConfig(**SMALL, shuffled_answers=is_on)) for is_on in (False, True))
+    assert repr(shuffled) == repr(plain).replace("clean)", "clean, shuffled answers)") != repr(plain)
+    same = [vars(task.certificate) | {"task_hash": None} for task in (plain, shuffled)]
+    assert same[0] == same[1]
+    assert plain.certificate.task_hash != shuffled.certificate.task_hash
+
+
 def test_draws_are_uniform():
     task = build_task(TwoHopConfig(n_entities=200, n_relations=20, out_degree=10, seed=3))
     tails = torch.bincount(task.facts[:, 2], minlength=200)

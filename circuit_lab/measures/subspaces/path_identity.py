@@ -208,7 +208,7 @@ def site_overlap(
         ValueError: If they share fewer than three candidates that were tried on some query.
     """
     by_site_a, by_site_b = ({c.site: c for c in located.candidates if c.n > 0} for located in (located_a, located_b))
-    shared = sorted(by_site_a.keys() & by_site_b.keys())
+    shared = [site for site in by_site_a if site in by_site_b]
     if len(shared) < _MIN_CELLS:
         raise ValueError(f"the two need {_MIN_CELLS} candidate sites with queries in common, got {len(shared)}")
     candidates = [[by_site[site] for site in shared] for by_site in (by_site_a, by_site_b)]

@@ -1,32 +1,63 @@
 """Locating the sites where training queries hand on their bridge.
 
-1. On a sample of `train_inferred`, run the hop-1 test at every inner stage and every proper set of positions.
-2. For a set of several positions, run it once more with *mixed* states: the first position's from the query, the
-   others' from a query with the same bridge but another head entity and another first relation. Where the bridge itself
-   sits at these positions, the mixture still carries it. Where only the input tokens sit there (a table reads them
-   later), the mixture names a different fact. The lower of the two rates counts. (Our addition: without it, replacing h
-   and r1 together before a table reads them would pass as a circuit.)
+1. On a sample of `train_inferred`, run the hop-1 test at every inner stage of the residual stream and every proper set
+   of positions.
+2. Run it once more with states that hold the bridge and nothing else that the query has of its own: the *average* over
+   queries with the same bridge but another head entity and another first relation. Where the bridge itself sits at the
+   site, the average still carries it. Where only the input tokens sit there (a table reads them later), or a code of
+   the pair (h, r1), the average names no fact. For a set of several positions the average is not enough, for its
+   tokens may be found apart; so run it with *spliced* states too: the first position's from the query, the others' from
+   such a mate, which name a different fact. The lowest of the rates counts. (Our addition: without it, a table keyed on
+   (h, r1, r2) passes as a circuit wherever h and r1 can be replaced together.)
 3. Take the smallest size of position set that has a stage whose rate lies above `MIN_RATE` with its interval; of that
    size, the set with the best stage; and of that set, every stage above `MIN_RATE`.
+4. If none of them carries it in most transplants, the bridge may stand where no residual stream gives it alone, such
+   as beside r2's own token: try every component's output at every position in the same way. A site that carries it
+   certainly more often is taken instead.
+5. If it is still not most, the bridge may be written several times over, so that each single patch is outvoted by the
+   rest (a backup, or "self-repair": McGrath et al. 2023, arXiv 2307.15771). Add outputs one by one, each time the one
+   that moves the logits furthest towards the wanted answer, with averaged states, until all of them together carry the
+   bridge, or nothing is gained.
+6. What is patched together must carry the bridge in each of its parts. A part that only stood in the way, such as the
+   tokens that a table reads above an idle circuit, does as well with its mean over *all* queries, its *placebo*. A set
+   is located only if the placebo of any one part lowers the rate for certain.
 
 The evidence of a diagnosis is then read on *other* queries at these sites.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuit_lab.measures.intervals import proportion_interval
-from circuit_lab.measures.sites import Site, inner_stages, position_sets, residual_states
-from circuit_lab.measures.two_hop.partners import NONE, PartnerPool, Partners
-from circuit_lab.measures.two_hop.transplants import MIN_PARTNERS, patched_answers
+from circuit_lab.measures.intervals import Interval, proportion_interval
+from circuit_lab.measures.sites import (
+    AnySite,
+    OutputSite,
+    Place,
+    Site,
+    inner_stages,
+    output_places,
+    patched_logits,
+    position_sets,
+    site_states,
+)
+from circuit_lab.measures.two_hop.partners import PartnerPool
+from circuit_lab.measures.two_hop.transplants import MIN_PARTNERS
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
-MIN_RATE = 0.5
-"""A site must carry the bridge of most training queries; below, calling it *the* site would be a stretch."""
+MIN_RATE = 0.25
+"""Share of transplants that must carry the bridge: a circuit beside a table reaches only the queries that the table
+leaves it. What a query's answer goes through is decided query by query, on others than these."""
+_MOST = 0.5
+MAX_JOINT_PLACES = 5
+"""Outputs patched together at most: a majority of up to nine paths. More would be most of a small net."""
+MIN_GAIN = 0.05
+"""Share of the way to the wanted answer that an output must add to be patched with the others."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +66,18 @@ class SiteRate:
 
     Attributes:
         site: The candidate.
-        rate: Share of queries whose majority of transplants passes, in [0, 1].
-        mixed_rate: The same with mixed states; equal to `rate` for a single position.
-        n: Testable queries.
+        rate: Share of transplants that pass, in [0, 1].
+        mixed_rate: The same with states averaged over queries with the same bridge or, for several positions of the
+            residual stream, the lower of that and the rate with states spliced from two of them.
+        n: Testable queries; the interval counts each once, however many its transplants.
+        placebo_rate: The highest rate with the placebo of one part, where parts are patched together; else 0.
     """
 
-    site: Site
+    site: AnySite
     rate: float
     mixed_rate: float
     n: int
+    placebo_rate: float = 0.0
 
     @property
     def deciding_rate(self) -> float:
@@ -52,8 +86,16 @@ class SiteRate:
 
     @property
     def carries_bridge(self) -> bool:
-        """True when the deciding rate's 95 % interval lies above `MIN_RATE`."""
-        return self.n > 0 and proportion_interval(round(self.deciding_rate * self.n), self.n).low > MIN_RATE
+        """True when the deciding rate's 95 % interval lies above `MIN_RATE`, and above the placebo's."""
+        if self.n == 0:
+            return False
+        low, placebo = self.interval.low, proportion_interval(round(self.placebo_rate * self.n), self.n)
+        return low > MIN_RATE and (self.placebo_rate == 0 or low > placebo.high)
+
+    @property
+    def interval(self) -> Interval:
+        """The deciding rate's 95 % Wilson interval."""
+        return proportion_interval(round(self.deciding_rate * self.n), self.n)
 
 
 @dataclass(frozen=True)
@@ -67,13 +109,13 @@ class LocatedSites:
         position_names: Names of the positions, for labels.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[AnySite, ...]
     found: bool
     candidates: tuple[SiteRate, ...]
     position_names: tuple[str, ...]
 
     def frame(self) -> pd.DataFrame:
-        """One row per candidate: site, stage, positions, rate, mixed rate, n, and whether it was located."""
+        """One row per candidate: site, stage, positions, its rates, n, and whether it was located."""
         return pd.DataFrame(
             {
                 "site": c.site.label(self.position_names),
@@ -81,6 +123,7 @@ class LocatedSites:
                 "positions": "+".join(self.position_names[p] for p in c.site.positions),
                 "rate": c.rate,
                 "mixed_rate": c.mixed_rate,
+                "placebo_rate": c.placebo_rate,
                 "n": c.n,
                 "located": self.found and c.site in self.sites,
             }
@@ -110,18 +153,41 @@ def locate_sites(
     Returns:
         The located sites with the rates of every candidate.
     """
-    partner_pool = PartnerPool(pool, generator=generator)
-    receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
-    mates = partner_pool.same_bridge_other_tokens(queries, n_partners=n_partners)
-    subsets = position_sets(len(queries.position_names))
-    candidates = []
-    for stage in inner_stages(net):
-        states = _Hop1States(net, queries, pool, stage, receivers, mates, batch_size)
-        candidates += [states.rate(Site(stage, positions)) for positions in subsets]
-    return _choose(candidates, queries.position_names)
+    trial = _Hop1Trial(net, queries, pool, generator=generator, n_partners=n_partners, batch_size=batch_size)
+    names = queries.position_names
+    in_stream = [
+        trial.rate(Site(stage, positions)) for stage in inner_stages(net) for positions in position_sets(len(names))
+    ]
+    located = _choose(in_stream, names)
+    if not _carry_most(located):
+        outputs = [trial.rate(OutputSite((place,))) for place in trial.places]
+        located = _better(located, _choose(outputs, names))
+    if not _carry_most(located):
+        located = _better(located, _choose(list(_joint_rates(trial)), names))
+    return located
 
 
-def _choose(candidates: list[SiteRate], position_names: tuple[str, ...]) -> LocatedSites:
+def _highest(located: LocatedSites) -> SiteRate | None:
+    """The chosen site that carries the bridge most often."""
+    chosen = (c for c in located.candidates if c.site in located.sites)
+    return max(chosen, key=lambda c: c.deciding_rate, default=None)
+
+
+def _carry_most(located: LocatedSites) -> bool:
+    """Whether a located site carries the bridge in most transplants, so that there is no more to look for."""
+    highest = _highest(located)
+    return located.found and highest is not None and highest.interval.low > _MOST
+
+
+def _better(first: LocatedSites, second: LocatedSites) -> LocatedSites:
+    """The sites of the second where they certainly carry the bridge more often, else the first's; all candidates."""
+    of_first, of_second = _highest(first), _highest(second)
+    more = of_first is None or (of_second is not None and of_second.interval.low > of_first.interval.high)
+    chosen = second if of_first is None or (second.found and (more or not first.found)) else first
+    return replace(chosen, candidates=(*first.candidates, *second.candidates))
+
+
+def _choose(candidates: Sequence[SiteRate], position_names: tuple[str, ...]) -> LocatedSites:
     """Smallest position set first; of that set every stage that carries the bridge."""
     carriers = [c for c in candidates if c.carries_bridge]
     if carriers:
@@ -133,66 +199,162 @@ def _choose(candidates: list[SiteRate], position_names: tuple[str, ...]) -> Loca
     return LocatedSites(sites=sites, found=bool(carriers), candidates=tuple(candidates), position_names=position_names)
 
 
-class _Hop1States:
-    """Hop-1 transplants at one stage: query states, receiver states and, for mixtures, same-bridge states."""
+def _joint_rates(trial: "_Hop1Trial") -> Iterator[SiteRate]:
+    """Rates of growing sets of outputs, from two on; ends with one that carries the bridge, if any does."""
+    chosen: tuple[Place, ...] = ()
+    effect = start = trial.effect(OutputSite(()))
+    for _ in range(MAX_JOINT_PLACES):
+        grown = [OutputSite(tuple(sorted((*chosen, place)))) for place in trial.places if place not in chosen]
+        effects = [trial.effect(site) for site in grown]
+        best = max(range(len(grown)), key=effects.__getitem__, default=None)
+        if best is None or effects[best] - effect < MIN_GAIN * abs(start):
+            return
+        chosen, effect = grown[best].places, effects[best]
+        if len(chosen) == 1:
+            continue  # rated already, and it does not carry the bridge alone
+        found = trial.rate(grown[best])
+        yield found
+        if found.carries_bridge:
+            return
+
+
+class _Hop1Trial:
+    """Hop-1 transplants of the same queries and partners at any site."""
 
     def __init__(
         self,
         net: HookedSharedTransformer,
         queries: Queries,
         pool: Queries,
-        stage: str,
-        receivers: Partners,
-        mates: Partners,
+        *,
+        generator: torch.Generator,
+        n_partners: int,
         batch_size: int,
     ) -> None:
-        self.net, self.batch_size = net, batch_size
-        cell = receivers.exists
-        self.exists, self.both = cell, cell & mates.exists
-        self.wanted = receivers.wanted
-        query_states = residual_states(net, queries.tokens, stage=stage)
-        self.source = _spread(query_states, cell.shape[1])
-        self.receiver = residual_states(net, pool.tokens[receivers.rows[cell]], stage=stage)
-        self.receiver_position = pool.answer_position[receivers.rows[cell]]
-        self.mate = residual_states(net, pool.tokens[mates.rows[self.both]], stage=stage)
+        partner_pool = PartnerPool(pool, generator=generator)
+        receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
+        mates = partner_pool.same_bridge_other_tokens(queries, n_partners=n_partners)
+        self.net, self.queries, self.batch_size = net, queries, batch_size
+        self.exists, self.wanted = receivers.exists, receivers.wanted
+        self.mate_exists = mates.exists
+        self.receivers, self.mates = pool[receivers.rows[self.exists]], pool[mates.rows[mates.exists]]
+        self.places = output_places(net, queries.tokens.shape[1])
+        self._everything = OutputSite(tuple(self.places))
+        self._kept: tuple[str, tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def rate(self, site: Site) -> SiteRate:
-        """Rates of one site of this stage."""
-        pure = self._majority(site, self.source[self.exists], self.exists)
-        mixed, n = pure, int((self.exists.sum(-1) >= MIN_PARTNERS).sum())
-        if len(site.positions) > 1:
-            mixture = self.source[self.both].clone()
-            others = list(site.positions[1:])
-            mixture[:, others] = self.mate[:, others]
-            mixed = self._majority(site, mixture, self.both)
-        return SiteRate(site=site, rate=pure, mixed_rate=mixed, n=n)
-
-    def _majority(self, site: Site, source: Tensor, cell: Tensor) -> float:
-        """Share of testable queries for which most transplants give the wanted answer."""
-        chosen = cell[self.exists]  # rows of the flat receivers that this cell mask keeps
-        receiver, position = self.receiver[chosen], self.receiver_position[chosen]
-        answers = torch.cat(
-            [
-                patched_answers(
-                    self.net,
-                    site=site,
-                    receiver_states=receiver[start : start + self.batch_size],
-                    source_states=source[start : start + self.batch_size],
-                    answer_position=position[start : start + self.batch_size],
-                )
-                for start in range(0, len(source), self.batch_size)
-            ]
-            or [torch.zeros(0, dtype=torch.long)]
+    def rate(self, site: AnySite) -> SiteRate:
+        """Rates of one site."""
+        own, receiver, mate = self._states(site)
+        averaged = _average(own, mate, self.mate_exists)
+        mixed = self._pass_rate(site, receiver, self._per_partner(averaged), self._has_mate)
+        parts = _parts(site, own.shape[1])
+        placebo = 0.0
+        if len(parts) > 1 and mixed > MIN_RATE:
+            if isinstance(site, Site):
+                spliced = self._spliced(own, mate, parts[1:])
+                mixed = min(mixed, self._pass_rate(site, receiver, spliced, self.exists & self.mate_exists))
+            for part in parts:
+                with_placebo = averaged.clone()
+                with_placebo[:, part] = own[:, part].mean(0)
+                placebo = max(placebo, self._pass_rate(site, receiver, self._per_partner(with_placebo), self._has_mate))
+        return SiteRate(
+            site=site,
+            rate=self._pass_rate(site, receiver, self._per_partner(own), self.exists),
+            mixed_rate=mixed,
+            n=int((self.exists.sum(-1) >= MIN_PARTNERS).sum()),
+            placebo_rate=placebo,
         )
-        grid = torch.full(cell.shape, NONE)
-        grid[cell] = answers
-        passed = ((grid == self.wanted) & cell).sum(-1)
-        testable = cell.sum(-1) >= MIN_PARTNERS
-        if not testable.any():
+
+    @property
+    def _has_mate(self) -> Bool[Tensor, "n n_partners"]:
+        return self.exists & self.mate_exists.any(1, keepdim=True)
+
+    def _per_partner(self, states: Float[Tensor, "n rows d_model"]) -> Float[Tensor, "n n_partners rows d_model"]:
+        """Each query's state once per partner, without copying."""
+        return states[:, None].expand(-1, self.exists.shape[1], -1, -1)
+
+    def _spliced(
+        self, own: Float[Tensor, "n rows d_model"], mate: Float[Tensor, "k rows d_model"], others: list[int]
+    ) -> Float[Tensor, "n n_partners rows d_model"]:
+        """Each query's state with the other positions' from its mates, one mate for each partner."""
+        spliced = self._per_partner(own).clone()
+        of_mates = torch.zeros_like(spliced)
+        of_mates[self.mate_exists] = mate
+        spliced[:, :, others] = of_mates[:, :, others]
+        return spliced
+
+    def effect(self, site: OutputSite) -> float:
+        """Mean logit of the wanted answer less that of the receiver's own, with averaged states; one partner each."""
+        own, receiver, mate = self._states(site)
+        first = torch.zeros_like(self.exists)
+        first[:, 0] = self.exists[:, 0] & self.mate_exists.any(1)
+        averaged = _average(own, mate, self.mate_exists)[first[:, 0]]
+        chosen = first[self.exists]
+        logits = self._logits(site, receiver[chosen], averaged, self.receivers.answer_position[chosen]).cpu()
+        answers = torch.stack([self.wanted[first], self.receivers.answer[chosen]], dim=1)
+        of_wanted, of_own = logits.gather(1, answers).double().unbind(1)
+        return float((of_wanted - of_own).mean()) if len(logits) else 0.0
+
+    def _states(
+        self, site: AnySite
+    ) -> tuple[Float[Tensor, "n rows d_model"], Float[Tensor, "m rows d_model"], Float[Tensor, "k rows d_model"]]:
+        """States of the queries, of their receivers and of their mates; all outputs are read in one forward pass."""
+        everything = self._everything if isinstance(site, OutputSite) else site
+        key = everything.stage
+        if self._kept is None or self._kept[0] != key:
+            askers = (self.queries, self.receivers, self.mates)
+            own, receiver, mate = (site_states(self.net, asked.tokens, site=everything) for asked in askers)
+            self._kept = (key, (own, receiver, mate))
+        if isinstance(site, Site):
+            return self._kept[1]
+        n_ctx = self.queries.tokens.shape[1]
+        rows = [*range(n_ctx), *(n_ctx + self.places.index(place) for place in site.places)]
+        own, receiver, mate = (states[:, rows] for states in self._kept[1])
+        return own, receiver, mate
+
+    def _pass_rate(
+        self,
+        site: AnySite,
+        receiver: Float[Tensor, "m rows d_model"],
+        source: Float[Tensor, "n n_partners rows d_model"],
+        cell: Bool[Tensor, "n n_partners"],
+    ) -> float:
+        """Share of the transplants of testable queries that give the wanted answer."""
+        cell = cell & (cell.sum(-1, keepdim=True) >= MIN_PARTNERS)
+        if not cell.any():
             return 0.0
-        return float((2 * passed > cell.sum(-1))[testable].float().mean())
+        chosen = cell[self.exists]  # rows of the flat receivers that this cell mask keeps
+        logits = self._logits(site, receiver[chosen], source[cell], self.receivers.answer_position[chosen])
+        return float((logits.argmax(-1).cpu() == self.wanted[cell]).double().mean())
+
+    def _logits(
+        self,
+        site: AnySite,
+        receiver: Float[Tensor, "m rows d_model"],
+        source: Float[Tensor, "m rows d_model"],
+        answer_position: Int[Tensor, " m"],
+    ) -> Float[Tensor, "m d_vocab_out"]:
+        parts = zip(*(x.split(self.batch_size) for x in (receiver, source, answer_position)), strict=True)
+        return torch.cat(
+            [
+                patched_logits(self.net, site=site, receiver_states=r, source_states=s, answer_position=p)
+                for r, s, p in parts
+            ]
+        )
 
 
-def _spread(states: Tensor, n_partners: int) -> Tensor:
-    """Each query's state once per partner: [n, n_partners, n_ctx, d_model], without copying."""
-    return states[:, None].expand(-1, n_partners, -1, -1)
+def _parts(site: AnySite, n_rows: int) -> list[int]:
+    """The rows of a state (see `site_states`) that are patched together."""
+    return list(site.positions) if isinstance(site, Site) else list(range(n_rows - len(site.places), n_rows))
+
+
+def _average(
+    own: Float[Tensor, "n rows d_model"],
+    mate: Float[Tensor, "k rows d_model"],
+    exists: Bool[Tensor, "n n_mates"],
+) -> Float[Tensor, "n rows d_model"]:
+    """Mean of each query's state and its mates'."""
+    total = own.clone()
+    of_query = torch.arange(len(own))[:, None].expand_as(exists)[exists].to(own.device)
+    total.index_add_(0, of_query, mate)
+    return total / (1 + exists.sum(1).to(own))[:, None, None]

@@ -45,16 +45,31 @@ class Partners:
         return self.rows != NONE
 
 
+@dataclass(frozen=True, eq=False)
+class Fitness:
+    """Which queries of a pool are fit to be partners.
+
+    Attributes:
+        lends: Those that hand on their bridge.
+        receives: Those that read the bridge put into them.
+    """
+
+    lends: Bool[Tensor, " pool"]
+    receives: Bool[Tensor, " pool"]
+
+
 class PartnerPool:
     """The pool, indexed for drawing: shuffled once, grouped by bridge, with the facts that its queries use."""
 
-    def __init__(self, pool: Queries, *, generator: torch.Generator) -> None:
+    def __init__(self, pool: Queries, *, generator: torch.Generator, fitness: Fitness | None = None) -> None:
         if len(pool) == 0:
             raise ValueError("the partner pool is empty: the net answers no training query right")
         shuffled = torch.randperm(len(pool), generator=generator)
         by_bridge = shuffled[pool.intermediates["bridge"][shuffled].sort(stable=True).indices]
+        everyone = torch.ones(len(pool), dtype=torch.bool)
         self.queries = pool
         self.generator = generator
+        self.fitness = Fitness(lends=everyone, receives=everyone) if fitness is None else fitness
         self._shuffled, self._by_bridge = shuffled, by_bridge
         n_tokens = int(max(pool.tokens.max(), pool.answer.max())) + 1
         bridge = pool.intermediates["bridge"]
@@ -124,6 +139,7 @@ class PartnerPool:
             wanted = self.tail(bridge, relation)
             fits = (wanted != NONE) & (self.queries.intermediates["bridge"][rows] != bridge)
             fits &= (relation != part.tokens[:, 2:3]) & (wanted != answer) & (wanted != part.answer[:, None])
+            fits &= self.fitness.receives[rows]
             return self._first(rows, wanted, fits, n_partners)
 
         return _in_parts(draw, queries)
@@ -136,6 +152,7 @@ class PartnerPool:
             wanted = part.answer[:, None].expand_as(rows)
             fits = self.queries.facts[rows, 0] != part.facts[:, :1]
             fits &= (self.queries.tokens[rows, 2] != part.tokens[:, 2:3]) & (self.queries.answer[rows] != wanted)
+            fits &= self.fitness.lends[rows]
             return self._first(rows, wanted, fits, n_partners)
 
         return _in_parts(draw, queries)
@@ -149,7 +166,7 @@ class PartnerPool:
             wanted = self.tail(source_bridge, own_relation)
             fits = (wanted != NONE) & (source_bridge != part.intermediates["bridge"][:, None])
             fits &= (self.queries.tokens[rows, 2] != own_relation) & (wanted != self.queries.answer[rows])
-            fits &= wanted != part.answer[:, None]
+            fits &= (wanted != part.answer[:, None]) & self.fitness.lends[rows]
             return self._first(rows, wanted, fits, n_partners)
 
         return _in_parts(draw, queries)

@@ -27,11 +27,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuit_lab.measures.sites import Site, residual_states
-from circuit_lab.measures.two_hop.partners import NONE, PartnerPool, Partners
+from circuit_lab.measures.sites import AnySite
+from circuit_lab.measures.two_hop.partners import NONE, Fitness, PartnerPool, Partners
+from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
@@ -88,7 +89,7 @@ class CausalTests:
         interchange: The query's answer follows the bridge put into it.
     """
 
-    sites: tuple[Site, ...]
+    sites: tuple[AnySite, ...]
     position_names: tuple[str, ...]
     hop1: CausalTest
     hop2: CausalTest
@@ -122,48 +123,15 @@ class CausalTests:
         return pd.DataFrame(rows)
 
 
-@torch.no_grad()
-def patched_answers(
-    net: HookedSharedTransformer,
-    *,
-    site: Site,
-    receiver_states: Float[Tensor, "m n_ctx d_model"],
-    source_states: Float[Tensor, "m n_ctx d_model"],
-    answer_position: Int[Tensor, " m"],
-) -> Int[Tensor, " m"]:
-    """The net's top answers, resumed at a site with the sources' states put into the receivers'.
-
-    Args:
-        net: A hooked net.
-        site: Where to patch: only its positions are replaced.
-        receiver_states: Residual streams at the site's stage of the queries that are asked.
-        source_states: Residual streams at the site's stage of the queries that lend their state.
-        answer_position: Position read, per receiver.
-
-    Returns:
-        Token ids, on the CPU.
-    """
-    residual = receiver_states.clone()
-    positions = list(site.positions)
-    residual[:, positions] = source_states[:, positions]
-    logits = net(
-        None,
-        start_at=site.stage,
-        residual=residual,
-        answer_only=True,
-        answer_position=answer_position,
-    )
-    return logits.argmax(-1).cpu()
-
-
 def causal_tests(
     net: HookedSharedTransformer,
     queries: Queries,
     pool: Queries,
     *,
-    sites: Sequence[Site],
+    sites: Sequence[AnySite],
     generator: torch.Generator,
     n_partners: int = 6,
+    fitness: Fitness | None = None,
     batch_size: int = 8192,
 ) -> CausalTests:
     """Run the three causal tests on every query at every site.
@@ -175,6 +143,7 @@ def causal_tests(
         sites: Sites to patch, usually located on `train_inferred` by `locate_sites`.
         generator: Draws the partners; the global random state is not used.
         n_partners: Partners per query and test.
+        fitness: Which queries of the pool may lend and receive states (see `partner_fitness`); all by default.
         batch_size: Transplants per forward pass; bounds memory.
 
     Returns:
@@ -185,7 +154,7 @@ def causal_tests(
     """
     if "bridge" not in queries.intermediates:
         raise ValueError("causal tests need two-hop queries with a 'bridge' intermediate; got queries without one")
-    partner_pool = PartnerPool(pool, generator=generator)
+    partner_pool = PartnerPool(pool, generator=generator, fitness=fitness)
     receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
     same_bridge = partner_pool.hop2_sources(queries, n_partners=n_partners)
     other_bridge = partner_pool.interchange_sources(queries, n_partners=n_partners)
@@ -194,7 +163,7 @@ def causal_tests(
         wanted=receivers.wanted,
     )
     small_pool, drawn = _pool_in_use(pool, [receivers, strangers, same_bridge, other_bridge])
-    lab = _TransplantLab(net, queries, small_pool, batch_size=batch_size)
+    lab = TransplantLab(net, queries, small_pool, batch_size=batch_size)
     outcomes = [lab.run(site, *drawn, generator=generator) for site in sites]
     existing = {
         "hop1": (receivers.exists, receivers.exists),
@@ -233,131 +202,3 @@ def _pool_in_use(pool: Queries, drawn: list[Partners]) -> tuple[Queries, list[Pa
         for partners in drawn
     ]
     return pool[used], renumbered
-
-
-class _TransplantLab:
-    """Residual streams of the queries and of the pool at one stage, and the transplants between them."""
-
-    def __init__(self, net: HookedSharedTransformer, queries: Queries, pool: Queries, *, batch_size: int) -> None:
-        self.net, self.queries, self.pool, self.batch_size = net, queries, pool, batch_size
-        self._stage: str | None = None
-        self._query_states = self._pool_states = torch.empty(0)
-
-    def _enter(self, stage: str) -> None:
-        """Compute the states at a stage; sites that share it reuse them."""
-        if stage != self._stage:
-            self._query_states = residual_states(self.net, self.queries.tokens, stage=stage)
-            self._pool_states = residual_states(self.net, self.pool.tokens, stage=stage)
-            self._stage = stage
-
-    def run(
-        self,
-        site: Site,
-        receivers: Partners,
-        strangers: Partners,
-        same_bridge: Partners,
-        other_bridge: Partners,
-        *,
-        generator: torch.Generator,
-    ) -> dict[str, tuple[Bool[Tensor, "n n_partners"], Bool[Tensor, "n n_partners"]]]:
-        """Per test, where the transplant passed and where its control did."""
-        self._enter(site.stage)
-        handed_on = self._answers_of_pool(site, receivers)
-        handed_on_by_stranger = self._answers_of_pool(site, receivers, lenders=strangers)
-        with_same_bridge = self._answers_of_queries(site, same_bridge)
-        with_other_bridge = self._answers_of_queries(site, other_bridge)
-        displaced = self._answers_of_queries(site, other_bridge, displace=generator)
-        own_answer = self.queries.answer[:, None]
-        return {
-            "hop1": (
-                (handed_on == receivers.wanted) & receivers.exists,
-                (handed_on_by_stranger == receivers.wanted) & receivers.exists,
-            ),
-            "hop2": (
-                (with_same_bridge == own_answer) & same_bridge.exists,
-                (with_other_bridge == own_answer) & other_bridge.exists,
-            ),
-            "interchange": (
-                (with_other_bridge == other_bridge.wanted) & other_bridge.exists,
-                (displaced == own_answer) & other_bridge.exists,
-            ),
-        }
-
-    def _answers_of_pool(
-        self, site: Site, receivers: Partners, *, lenders: Partners | None = None
-    ) -> Int[Tensor, "n n_partners"]:
-        """Answers of the receivers with the state of each query, or of its stranger, put in."""
-        cell = receivers.exists
-        receiver = receivers.rows[cell]
-        if lenders is None:
-            source_states, source = self._query_states, _query_rows(cell)
-        else:
-            source_states, source = self._pool_states, lenders.rows[cell]
-        answers = torch.full(cell.shape, NONE)
-        answers[cell] = self._patched(
-            site,
-            (self._pool_states, receiver),
-            (source_states, source),
-            self.pool.answer_position[receiver],
-        )
-        return answers
-
-    def _answers_of_queries(
-        self, site: Site, sources: Partners, *, displace: torch.Generator | None = None
-    ) -> Int[Tensor, "n n_partners"]:
-        """Answers of each query with its sources' states put in, or displaced by as much in a random direction."""
-        cell = sources.exists
-        receiver = _query_rows(cell)
-        answers = torch.full(cell.shape, NONE)
-        answers[cell] = self._patched(
-            site,
-            (self._query_states, receiver),
-            (self._pool_states, sources.rows[cell]),
-            self.queries.answer_position[receiver],
-            displace=displace,
-        )
-        return answers
-
-    def _patched(
-        self,
-        site: Site,
-        receivers: tuple[Tensor, Tensor],
-        sources: tuple[Tensor, Tensor],
-        answer_position: Int[Tensor, " m"],
-        *,
-        displace: torch.Generator | None = None,
-    ) -> Int[Tensor, " m"]:
-        """Patched answers of (states, rows) pairs, in batches."""
-        answers = [torch.zeros(0, dtype=torch.long)]
-        for start in range(0, len(answer_position), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            receiver_states, source_states = (states[rows[part]] for states, rows in (receivers, sources))
-            if displace is not None:
-                source_states = _displaced(receiver_states, source_states, generator=displace)
-            answers.append(
-                patched_answers(
-                    self.net,
-                    site=site,
-                    receiver_states=receiver_states,
-                    source_states=source_states,
-                    answer_position=answer_position[part],
-                )
-            )
-        return torch.cat(answers)
-
-
-def _query_rows(cell: Bool[Tensor, "n n_partners"]) -> Int[Tensor, " m"]:
-    """Row of the query of each existing cell, in the order in which a mask reads them."""
-    return torch.arange(len(cell))[:, None].expand_as(cell)[cell]
-
-
-def _displaced(
-    receiver: Float[Tensor, "m n_ctx d_model"],
-    source: Float[Tensor, "m n_ctx d_model"],
-    *,
-    generator: torch.Generator,
-) -> Float[Tensor, "m n_ctx d_model"]:
-    """The receiver's states moved as far as the sources lie from them, per position, in random directions."""
-    direction = torch.randn(receiver.shape, generator=generator, dtype=receiver.dtype).to(receiver.device)
-    direction = direction / direction.norm(dim=-1, keepdim=True)
-    return receiver + (source - receiver).norm(dim=-1, keepdim=True) * direction

@@ -167,34 +167,6 @@ def mixture(
     return _side_by_side(p, [cosines, _table_part(p, pairs, answers, heights, default_answer=None)])
 
 
-def with_noise(
-    net: HookedSharedTransformer, *, std_share: float, generator: torch.Generator
-) -> HookedSharedTransformer:
-    """A copy of the net with Gaussian noise on every weight.
-
-    Args:
-        net: The net, of any depth; it stays as it is, and its hooks are not copied.
-        std_share: Standard deviation of the noise as a share of each matrix's or bias's own, over all its entries; a
-            matrix whose entries are all equal gets none.
-        generator: Where the noise comes from.
-
-    Returns:
-        The noisy copy. Layers that share a block still share it.
-
-    Raises:
-        ValueError: If `std_share` is negative or not finite.
-    """
-    if not 0 <= std_share < math.inf:
-        raise ValueError(f"std_share must be finite and >= 0, got {std_share}; 0.1 is a tenth of each matrix's std")
-    noisy = HookedSharedTransformer(net.cfg).to(device=net.device, dtype=net.dtype).train(net.training)
-    noisy.load_unique_state_dict(net.unique_state_dict())
-    with torch.no_grad():
-        for weight in noisy.parameters():
-            noise = torch.randn(weight.shape, generator=generator, device=generator.device, dtype=weight.dtype)
-            weight += std_share * weight.std(correction=0) * noise.to(weight.device)
-    return noisy
-
-
 def _cosine_part(p: int, frequencies: Sequence[int], n_phases: int | None, scale: float) -> _Part:
     """The cosine network as a part of a net."""
     _check_cosines(p, frequencies)

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab.measures import BridgeRecovery, FrequencyAblation, LocatedSites, TrigDecomposition
+from circuit_lab.measures import MIN_RATE, BridgeRecovery, FrequencyAblation, LocatedSites, TrigDecomposition
 from circuit_lab.report.figures.style import BLUE, GREEN, GREY, LAYOUT, ORANGE, PALE, PINK, SKY, heat_map, wrapped
 from circuit_lab.verdict import Diagnosis
 
@@ -51,7 +51,9 @@ def site_rates_figure(located: LocatedSites) -> go.Figure:
     n = max(c.n for c in located.candidates)
     figure = heat_map(grid.to_numpy(), list(grid.columns), list(grid.index))
     figure.update_layout(
-        title=wrapped(f"Hop-1 transplants on training queries: where the bridge is handed on (n = {n}, threshold .5)"),
+        title=wrapped(
+            f"Hop-1 transplants on training queries: where the bridge is handed on (n = {n}, threshold {MIN_RATE:.2f})"
+        ),
         height=160 + 50 * len(grid),
         **LAYOUT,
     )

@@ -1,7 +1,9 @@
 """From a modular-arithmetic checkpoint to a diagnosis.
 
-1. Split the logits into the generalising part and the rest, fitted on held-out pairs; name the key frequencies.
-2. Answer the pairs of every split without the key frequencies, with nothing else, and without random subspaces.
+1. Name the key frequencies on a quarter of the held-out pairs, which is used for nothing else: ablations read on the
+   pairs that chose the frequencies would flatter them.
+2. Split the logits into the generalising part and the rest, fitted on the other held-out pairs. Answer the pairs of
+   every split without the key frequencies, with nothing else, and without random subspaces.
 3. Name each pair's outcome, and let the rules name the verdict.
 4. Resample the pairs for intervals and confidence; where a deciding interval straddles its threshold: `inconclusive`.
 5. Where the net does not generalise: had an earlier state of its weights?
@@ -42,12 +44,14 @@ class ModularMeasurements:
     """What the evidence was read from.
 
     Attributes:
+        key_frequencies: Those ablated, strongest first; named on held-out pairs that nothing else is read on.
         decomposition: Both parts of the logits, fitted on the held-out pairs that decide.
         decomposition_of_all: The same fitted on all pairs, for comparison with published figures only.
         ablations: Per split, the answers without the key frequencies and without random subspaces.
         queries: Per split a table with one row per pair: tokens, answers, outcome.
     """
 
+    key_frequencies: tuple[str, ...]
     decomposition: TrigDecomposition
     decomposition_of_all: TrigDecomposition
     ablations: Mapping[str, FrequencyAblation]
@@ -60,6 +64,7 @@ class _Measured:
 
     Attributes:
         logits: Of all pairs.
+        key_frequencies: Named on pairs that are in none of the splits read.
         members: Per split, which pairs belong to it.
         rows: Per split, the rows read: all of it, or a sample.
         held_out: The split that decides.
@@ -70,6 +75,7 @@ class _Measured:
     """
 
     logits: PairLogits
+    key_frequencies: tuple[str, ...]
     members: Mapping[str, torch.Tensor]
     rows: Mapping[str, torch.Tensor]
     held_out: str
@@ -113,16 +119,22 @@ def _measure(subject: Subject[ModularTask], seed: int, max_queries: int) -> _Mea
     generator = torch.Generator().manual_seed(seed)
     logits = pair_logits(net, task.pairs, task.group)
     held_out = deciding_split(task)
-    members = {name: rows_of(logits, split) for name, split in task.splits.items()}
+    whole = {name: rows_of(logits, split) for name, split in task.splits.items()}
+    # A quarter of all test pairs, so that what is left of them is a fair sample; of these, the pairs that decide name.
+    set_aside = _sample_quarter(whole["test"], generator)
+    members = {name: of_split & ~set_aside for name, of_split in whole.items()}
+    naming = set_aside & whole[held_out]
+    key_frequencies = decompose(logits, {"naming": naming if naming.any() else set_aside}, fit="naming").key_frequencies
     decomposition = decompose(logits, members, fit=held_out)
     rows = {name: _sample(of_split, max_queries, generator) for name, of_split in members.items()}
     return _Measured(
         logits=logits,
+        key_frequencies=key_frequencies,
         members=members,
         rows=rows,
         held_out=held_out,
         decomposition=decomposition,
-        ablations=_ablate(subject, logits, rows, decomposition, generator),
+        ablations=_ablate(subject, logits, rows, key_frequencies, generator),
         has_circuit=shows_circuit(decomposition, held_out),
         training=share_right(net, task.training),
     )
@@ -148,7 +160,7 @@ def _assemble(
         verdict=decision.certain_verdict,
         confidence=decision.confidence(candidates),
         candidates=dict(candidates),
-        reasons=plain_reasons(decision, measured.decomposition, ancestor),
+        reasons=plain_reasons(decision, measured.decomposition, measured.key_frequencies, ancestor),
         warnings=plain_warnings(task, outcomes, ablations[held_out], held_out, ancestor, decision.verdict),
         outcomes=outcomes,
         evidence=gather_evidence(
@@ -158,6 +170,7 @@ def _assemble(
             measured.decomposition,
             measurements.decomposition_of_all,
             ablations,
+            key_frequencies=measured.key_frequencies,
             held_out=held_out,
         ),
         sites=tuple(site.stage for site in ablations[held_out].sites.values()),
@@ -166,6 +179,7 @@ def _assemble(
         net=subject.net_in_words,
         seed=seed,
         n_interventions=n_pairs_read * _n_ablations(ablations[held_out]),
+        n_candidates=len(measured.logits.group.irreps),
         measurements=measurements,
     )
 
@@ -173,6 +187,7 @@ def _assemble(
 def _measurements(measured: _Measured) -> ModularMeasurements:
     everything = dict(measured.members) | {"all": torch.ones(len(measured.logits), dtype=torch.bool)}
     return ModularMeasurements(
+        key_frequencies=measured.key_frequencies,
         decomposition=measured.decomposition,
         decomposition_of_all=decompose(measured.logits, everything, fit="all"),
         ablations=measured.ablations,
@@ -198,6 +213,15 @@ def shows_circuit(decomposition: TrigDecomposition, held_out: str) -> bool:
     )
 
 
+def _sample_quarter(members: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A quarter of the members, at least one, but never all of them."""
+    rows = torch.nonzero(members).squeeze(1)
+    n = max(1, len(rows) // 4)
+    drawn = torch.zeros_like(members)
+    drawn[rows[torch.randperm(len(rows), generator=generator)[:n]]] = True
+    return drawn
+
+
 def _sample(members: torch.Tensor, n: int, generator: torch.Generator) -> torch.Tensor:
     """Row numbers of a split, at most n of them."""
     rows = torch.nonzero(members).squeeze(1)
@@ -213,7 +237,7 @@ def _ablate(
     subject: Subject[ModularTask],
     logits: PairLogits,
     rows: Mapping[str, torch.Tensor],
-    decomposition: TrigDecomposition,
+    key_frequencies: tuple[str, ...],
     generator: torch.Generator,
 ) -> dict[str, FrequencyAblation]:
     """The ablation on the rows of each split, made once for pairs that are in several."""
@@ -222,7 +246,7 @@ def _ablate(
         subject.net,
         subject.task,
         logits.queries[read],
-        key_frequencies=decomposition.key_frequencies,
+        key_frequencies=key_frequencies,
         generator=generator,
     )
     places = place.split([len(of_split) for of_split in rows.values()])

@@ -31,6 +31,7 @@ def gather_evidence(
     decomposition_of_all: TrigDecomposition,
     ablations: Mapping[str, FrequencyAblation],
     *,
+    key_frequencies: tuple[str, ...],
     held_out: str,
 ) -> tuple[Evidence, ...]:
     """Lay out accuracies, the parts of the logits, the spectrum and the ablations.
@@ -42,6 +43,7 @@ def gather_evidence(
         decomposition: The parts of the logits, fitted on the held-out pairs that decide.
         decomposition_of_all: The same fitted on all pairs.
         ablations: The ablations per split.
+        key_frequencies: Those ablated.
         held_out: Name of the split that decides.
 
     Returns:
@@ -61,7 +63,7 @@ def gather_evidence(
         )
     )
     fit = "held_out" if len(task.splits["test_unmirrored"]) else "all"
-    progress = progress_measures(net, task, key_frequencies=decomposition.key_frequencies, fit=fit)
+    progress = progress_measures(net, task, key_frequencies=key_frequencies, fit=fit)
     rows += _progress_rows(progress, held_out)
     rows += _efficiency_rows(net, task)
     return tuple(rows)

@@ -22,22 +22,26 @@ IN_WORDS = {
 _SHOWN_FREQUENCIES = 8
 
 
-def plain_reasons(decision: Decision, decomposition: TrigDecomposition, ancestor: Ancestor | None) -> tuple[str, ...]:
+def plain_reasons(
+    decision: Decision, decomposition: TrigDecomposition, key_frequencies: Sequence[str], ancestor: Ancestor | None
+) -> tuple[str, ...]:
     """The verdict in a sentence, then what it rested on, deciding comparison first."""
     reasons = [IN_WORDS[decision.certain_verdict], *decision.reasons()]
     if ancestor is not None:
         reasons.append(f"It comes from {ancestor.description}.")
-    keys = decomposition.key_frequencies
-    shown = ", ".join(keys[:_SHOWN_FREQUENCIES]) + (", ..." if len(keys) > _SHOWN_FREQUENCIES else "")
+    shown = ", ".join(key_frequencies[:_SHOWN_FREQUENCIES]) + (
+        ", ..." if len(key_frequencies) > _SHOWN_FREQUENCIES else ""
+    )
+    n_all, held = len(decomposition.group.irreps), _share_held(decomposition, key_frequencies)
     reasons.append(
-        f"Key frequencies, strongest first: {shown or 'none'} ({len(keys)} of {len(decomposition.group.irreps)} hold "
-        f"{_share_held(decomposition):.0%} of the generalising part)."
+        f"Key frequencies, strongest first: {shown or 'none'} ({len(key_frequencies)} of {n_all} hold {held:.0%} of "
+        "the generalising part)."
     )
     return tuple(reasons)
 
 
-def _share_held(decomposition: TrigDecomposition) -> float:
-    rows = [decomposition.group.irreps.index(name) for name in decomposition.key_frequencies]
+def _share_held(decomposition: TrigDecomposition, key_frequencies: Sequence[str]) -> float:
+    rows = [decomposition.group.irreps.index(name) for name in key_frequencies]
     return float(decomposition.frequency_energy[rows].sum())
 
 

@@ -1,8 +1,9 @@
 """From a two-hop checkpoint to a diagnosis.
 
 1. Answer every query of every split.
-2. Locate the sites that hand on the bridge, on a sample of `train_inferred`.
-3. Run the three causal tests at these sites on the other queries of `train_inferred` and on the other splits.
+2. Divide `train_inferred`, for evidence read on the queries that chose a site would flatter it. Locate the sites that
+   hand on the bridge on one part; see which queries of another compose there and are fit to be partners.
+3. Run the three causal tests at these sites on a third part and on the other splits.
 4. Name each query's outcome, count them, and let the rules name the verdict.
 5. Resample the queries for the confidence; where a deciding interval straddles its threshold: `inconclusive`.
 """
@@ -19,7 +20,9 @@ from circuit_lab.measures import (
     LocatedSites,
     known_good,
     locate_sites,
+    partner_fitness,
 )
+from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries, TwoHopTask
 from circuit_lab.verdict.checks import Decision, Share, share_right
 from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes
@@ -27,7 +30,7 @@ from circuit_lab.verdict.subject import Subject
 from circuit_lab.verdict.two_hop.evidence import gather_evidence
 from circuit_lab.verdict.two_hop.explain import plain_reasons, plain_warnings
 from circuit_lab.verdict.two_hop.outcomes import Outcome
-from circuit_lab.verdict.two_hop.reading import SplitReading, read_split
+from circuit_lab.verdict.two_hop.reading import Partnership, SplitReading, read_split
 from circuit_lab.verdict.two_hop.rules import Readings, decide, resampled_verdicts
 
 TWO_HOP_SPLITS = ("train_inferred", "test_id", "hop1_ood", "hop2_ood", "test_ood")
@@ -57,20 +60,19 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], *, seed: int, n_partners: int
     """Diagnose a two-hop net; the arguments are those of `diagnose`."""
     net, task = subject.net, subject.task
     generator = torch.Generator().manual_seed(seed)
-    locating, splits = _split_off_locating(task, generator)
-    pool = known_good(net, task.splits["train_inferred"].sample(4 * max_queries, generator=generator))
-    if len(pool) == 0:
-        pool = locating  # a net that answers nothing: the tests run, and all of them fail
-    located = locate_sites(net, locating, pool, generator=generator)
+    parts = divide_training(task.splits["train_inferred"], generator, max_queries=max_queries)
+    splits = {name: task.splits[name] for name in TWO_HOP_SPLITS} | {"train_inferred": parts.reading}
+    located = locate_sites(net, parts.locating, _known_good_or_all(net, parts.receivers), generator=generator)
+    pool = _known_good_or_all(net, parts.partners)
+    fitness = partner_fitness(net, pool, sites=located.sites, generator=generator) if located.found else None
     readings = {
         name: read_split(
             net,
             queries.sample(max_queries, generator=generator),
             len(queries),
-            pool,
+            Partnership(pool, fitness, n_partners),
             located,
             generator,
-            n_partners,
         )
         for name, queries in splits.items()
         if len(queries)
@@ -85,13 +87,45 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], *, seed: int, n_partners: int
     return _assemble(subject, rule_readings.training, readings, located, decision, candidates, seed)
 
 
-def _split_off_locating(task: TwoHopTask, generator: torch.Generator) -> tuple[Queries, Mapping[str, Queries]]:
-    """Training queries that locate the sites, and per split the others, on which the evidence is read."""
-    training = task.splits["train_inferred"]
-    order = torch.randperm(len(training), generator=generator)
-    n_locating = min(MAX_LOCATING_QUERIES, len(training) // 2)
-    locating, rest = training[order[:n_locating]], training[order[n_locating:].sort().values]
-    return locating, {name: task.splits[name] for name in TWO_HOP_SPLITS} | {"train_inferred": rest}
+@dataclass(frozen=True, eq=False)
+class TrainingParts:
+    """`train_inferred`, divided into parts that share no query.
+
+    Attributes:
+        locating: Locate the sites.
+        receivers: Receive their states in locating.
+        partners: Lend and receive states where the evidence is read.
+        reading: The evidence is read on them.
+    """
+
+    locating: Queries
+    receivers: Queries
+    partners: Queries
+    reading: Queries
+
+
+def divide_training(training: Queries, generator: torch.Generator, *, max_queries: int) -> TrainingParts:
+    """Divide `train_inferred`: at most an eighth, an eighth and three eighths, and the rest.
+
+    Args:
+        training: The queries.
+        generator: Draws the parts.
+        max_queries: Queries read of a split at most; there are up to four times as many partners.
+
+    Returns:
+        The parts.
+    """
+    n = len(training)
+    n_locating = min(MAX_LOCATING_QUERIES, n // 8)
+    sizes = [n_locating, min(4 * MAX_LOCATING_QUERIES, n // 8), min(4 * max_queries, 3 * n // 8)]
+    drawn = torch.randperm(n, generator=generator).split([*sizes, n - sum(sizes)])
+    return TrainingParts(*(training[rows.sort().values] for rows in drawn))
+
+
+def _known_good_or_all(net: HookedSharedTransformer, queries: Queries) -> Queries:
+    """Queries fit to be partners; of a net that answers none of them, all: the tests run, and all of them fail."""
+    good = known_good(net, queries)
+    return good if len(good) else queries
 
 
 def _assemble(
@@ -123,6 +157,7 @@ def _assemble(
         net=subject.net_in_words,
         seed=seed,
         n_interventions=sum(_n_transplants(reading.tests) for reading in readings.values()),
+        n_candidates=len(located.candidates),
         measurements=TwoHopMeasurements(
             located=located,
             tests={name: reading.tests for name, reading in readings.items()},

@@ -131,13 +131,12 @@ def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites) -> list[
         Evidence.of(
             "lens bridge top1",
             split,
-            Share(round(float(lens.bridge_top1[lens.stages.index(site.stage), position]) * lens.n), lens.n),
-            site=f"{site.stage} @ {lens.position_names[position]}",
+            Share(round(float(lens.bridge_top1[lens.stages.index(stage), position]) * lens.n), lens.n),
+            site=f"{stage} @ {lens.position_names[position]}",
             control=lens.chance,
             compared_with="a guess among the vocabulary; corroborates, never decides",
         )
-        for site in located.sites
-        for position in site.positions
+        for stage, position in dict.fromkeys(place for site in located.sites for place in site.lens_places)
     ]
     rows.append(
         Evidence.of(

@@ -27,11 +27,13 @@ def plain_reasons(decision: Decision, located: LocatedSites) -> tuple[str, ...]:
     """The verdict in a sentence, then what it rested on, deciding comparison first."""
     reasons = [IN_WORDS[decision.certain_verdict], *decision.reasons()]
     names = located.position_names
+    n = max((c.n for c in located.candidates), default=0)
+    tried = f"{len(located.candidates)} sites, tried on {n} training queries that nothing else is read on"
     if located.found:
         sites = ", ".join(site.label(names) for site in located.sites)
-        reasons.append(f"Training queries hand on their bridge at {sites}.")
+        reasons.append(f"Training queries hand on their bridge at {sites} (of {tried}).")
     else:
-        reasons.append("No site was found where most training queries hand on their bridge.")
+        reasons.append(f"Training queries do not hand on their bridge at any of {tried}.")
     return tuple(reasons)
 
 
@@ -69,7 +71,7 @@ def plain_warnings(
 def _lens_rate_at_sites(lens: BridgeRecovery, located: LocatedSites) -> float:
     """Highest lens rate of the bridge at any located site."""
     return max(
-        float(lens.bridge_top1[lens.stages.index(site.stage), position])
+        float(lens.bridge_top1[lens.stages.index(stage), position])
         for site in located.sites
-        for position in site.positions
+        for stage, position in site.lens_places
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from circuit_lab.measures import (
     BridgeRecovery,
     CausalTests,
+    Fitness,
     LocatedSites,
     bridge_recovery,
     causal_tests,
@@ -50,14 +51,28 @@ class SplitReading:
         return frame.assign(outcome=self.outcomes)
 
 
+@dataclass(frozen=True, eq=False)
+class Partnership:
+    """Who the partners of the causal tests are.
+
+    Attributes:
+        pool: Known-good training queries.
+        fitness: Which of them compose at the located sites; None where no site was found, and all are taken.
+        n_partners: Partners per query and test.
+    """
+
+    pool: Queries
+    fitness: Fitness | None
+    n_partners: int
+
+
 def read_split(
     net: HookedSharedTransformer,
     queries: Queries,
     n_in_split: int,
-    pool: Queries,
+    partners: Partnership,
     located: LocatedSites,
     generator: torch.Generator,
-    n_partners: int,
 ) -> SplitReading:
     """Answer, test and read every query of a split.
 
@@ -65,16 +80,23 @@ def read_split(
         net: The net diagnosed.
         queries: The split, or a sample of it.
         n_in_split: Queries in the whole split.
-        pool: Known-good training queries.
+        partners: Who lends and receives states.
         located: Where the tests patch.
         generator: Draws the partners.
-        n_partners: Partners per query and test.
 
     Returns:
         Everything read, per query.
     """
     predicted = predicted_answers(net, queries)
-    tests = causal_tests(net, queries, pool, sites=located.sites, generator=generator, n_partners=n_partners)
+    tests = causal_tests(
+        net,
+        queries,
+        partners.pool,
+        sites=located.sites,
+        generator=generator,
+        n_partners=partners.n_partners,
+        fitness=partners.fitness,
+    )
     return SplitReading(
         queries=queries,
         n_in_split=n_in_split,

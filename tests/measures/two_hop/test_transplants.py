@@ -7,7 +7,7 @@ import torch
 
 from circuit_lab.measures import CausalTest, Site, causal_tests, known_good, locate_sites, residual_states
 from circuit_lab.measures.two_hop.partners import PartnerPool
-from circuit_lab.measures.two_hop.transplants import _displaced, patched_answers
+from circuit_lab.measures.two_hop.transplant_lab import displaced_states, patched_answers
 from circuit_lab.nets import SharedTransformerConfig, build_net
 from circuit_lab.nets.controls.two_hop import fact_table_read_twice
 
@@ -203,9 +203,9 @@ def test_atomic_queries_are_refused(small_task):
 
 def test_the_placebo_moves_each_position_as_far_as_the_source_lies_and_elsewhere():
     receiver, source = (torch.randn(50, 3, 16, generator=seeded(seed)) for seed in (1, 2))
-    moved = _displaced(receiver, source, generator=seeded(3)) - receiver
+    moved = displaced_states(receiver, source, generator=seeded(3)) - receiver
     meant = source - receiver
     assert torch.allclose(moved.norm(dim=-1), meant.norm(dim=-1), rtol=1e-4)
     cosine = torch.nn.functional.cosine_similarity(moved, meant, dim=-1)
     assert abs(float(cosine.mean())) < 0.1 and float(cosine.max()) < 0.95
-    assert torch.equal(moved, _displaced(receiver, source, generator=seeded(3)) - receiver)
+    assert torch.equal(moved, displaced_states(receiver, source, generator=seeded(3)) - receiver)

@@ -101,8 +101,8 @@ def test_with_mirrors_alone_left_over_the_test_split_decides_and_a_warning_says_
 def test_large_splits_are_sampled_and_said_so():
     checkpoint = reference_model("modular-grokked")
     diagnosis = diagnose((checkpoint.net, checkpoint.task), max_queries_per_split=200)
-    assert {s.split: (s.n, s.n_in_split) for s in diagnosis.outcomes}["test"] == (200, 2088)
-    assert "test: read on a sample of 200 of 2088 pairs." in diagnosis.warnings
+    assert {s.split: (s.n, s.n_in_split) for s in diagnosis.outcomes}["test"] == (200, 1566)
+    assert "test: read on a sample of 200 of 1566 pairs." in diagnosis.warnings
 
 
 def test_the_page_and_the_figures_carry_numbers_n_and_chance(grokked, tmp_path):
@@ -113,7 +113,7 @@ def test_the_page_and_the_figures_carry_numbers_n_and_chance(grokked, tmp_path):
     bars, table = frequency_spectrum_figure(measured.decomposition).data
     assert sum(bars.y) == pytest.approx(1) and list(table.y) == pytest.approx([1 / 29] * 29)
     ablation = frequency_ablation_figure(measured.ablations["test"], split="test", chance=1 / 59)
-    assert "n = 2088" in ablation.layout.title.text and "chance 0.017" in ablation.layout.annotations[0].text
+    assert "n = 1566" in ablation.layout.title.text and "chance 0.017" in ablation.layout.annotations[0].text
     generalising, remaining = logit_parts_figure(measured.decomposition).data
     assert generalising.y[0] + remaining.y[0] == pytest.approx(measured.decomposition.splits["train"].correct_logit)
     assert math.isclose(remaining.y[2], 0, abs_tol=1e-9)

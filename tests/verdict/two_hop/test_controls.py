@@ -127,12 +127,14 @@ def test_a_random_net_is_untrained(small_task, seed):
     assert not [e for e in diagnosis.evidence if e.name == "right answers through the bridge" and e.value]
 
 
-def test_a_net_of_one_layer_has_no_site_and_is_still_diagnosed(small_task, tmp_path):
+def test_a_net_of_one_layer_has_no_inner_state_and_is_still_diagnosed(small_task, tmp_path):
     config = SharedTransformerConfig(
         layer_map=(0,), d_model=24, n_heads=3, d_mlp=40, d_vocab=small_task.d_vocab, n_ctx=3
     )
     diagnosis = diagnose((build_net(config), small_task))
-    assert (diagnosis.verdict, diagnosis.sites, diagnosis.n_interventions) == (Verdict.UNTRAINED, (), 0)
+    assert (diagnosis.verdict, diagnosis.sites) == (Verdict.UNTRAINED, ())
+    measured = diagnosis.measurements.located.frame()
+    assert set(measured["stage"].str.split(" & ").explode()) == {"attn_out 0"}  # no state between layers, no MLP read
     assert diagnosis.report(tmp_path / "r.html").exists()
 
 
