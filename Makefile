@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
+CONTROLS ?= runs/controls
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-slow bench notebooks lint reproduce clean
+.PHONY: demo calibrate calibrate-quick test test-slow bench notebooks verdicts lint reproduce clean
 
 # Diagnose the reference models: the verdict table on the screen, the evidence in demo/report.html.
 demo: .venv/installed
@@ -25,9 +26,21 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/table.py
 
+# How far the verdicts can be trusted: two controls of every family, into runs/ (about a minute).
+calibrate-quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/circuit-lab calibrate --quick
+
+# The committed result, anew: every control, and the trained ones where analyses/calibration/train_controls.py left them.
+calibrate: .venv/installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/circuit-lab calibrate --out analyses/calibration --svg $(if $(wildcard $(CONTROLS)),--trained $(CONTROLS))
+
 # Run the notebooks from the top and keep what they show (a minute).
 notebooks: .venv/installed-dev
 	TQDM_DISABLE=1 PYTHONWARNINGS=ignore PLOTLY_RENDERER=plotly_mimetype $(BIN)/jupyter execute --inplace docs/*.ipynb
+
+# Diagnose one net for each verdict and show them in docs/verdicts.md (a minute).
+verdicts: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python analyses/worked_examples/study.py
 
 # Train the reference models anew from their recipes (more than an hour) into runs/.
 reproduce: .venv/installed
@@ -43,4 +56,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

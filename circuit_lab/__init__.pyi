@@ -10,23 +10,27 @@ from .training import (
     save_checkpoint,
     train,
 )
-from .verdict import Diagnosis, diagnose
+from .verdict import Comparison, Diagnosis, RunDiagnosis, compare, diagnose, diagnose_run
 
 __version__: str
 
 __all__ = [
     "Checkpoint",
+    "Comparison",
     "Diagnosis",
     "HookedSharedTransformer",
     "ModularConfig",
     "ModularTask",
     "Queries",
+    "RunDiagnosis",
     "SharedTransformerConfig",
     "TwoHopConfig",
     "TwoHopTask",
     "build_net",
     "build_task",
+    "compare",
     "diagnose",
+    "diagnose_run",
     "load_checkpoint",
     "load_recipe",
     "measures",

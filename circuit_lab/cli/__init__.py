@@ -2,6 +2,10 @@
 
 import typer
 
+from circuit_lab.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from circuit_lab.cli.calibrate import calibrate_command
+from circuit_lab.cli.compare import EPILOG as COMPARE_EPILOG
+from circuit_lab.cli.compare import compare_command
 from circuit_lab.cli.diagnose import EPILOG as DIAGNOSE_EPILOG
 from circuit_lab.cli.diagnose import diagnose_command
 from circuit_lab.cli.train import EPILOG as TRAIN_EPILOG
@@ -14,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("calibrate", epilog=CALIBRATE_EPILOG)(calibrate_command)
 app.command("diagnose", epilog=DIAGNOSE_EPILOG)(diagnose_command)
+app.command("compare", epilog=COMPARE_EPILOG)(compare_command)
 app.command("train", epilog=TRAIN_EPILOG)(train_command)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Interval:
         return self.low <= value <= self.high
 
 
+@lru_cache(maxsize=100_000)
 def proportion_interval(n_true: int, n: int) -> Interval:
     """The 95 % Wilson score interval of a share.
 

@@ -1,11 +1,12 @@
-"""Recipe -> run folder -> checkpoints, with exact resumption; reference models."""
+"""Recipe -> run folder -> checkpoints, with exact resumption; their streaming; reference models."""
 
 from circuit_lab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from circuit_lab.training.evaluation import SplitScore, split_scores
 from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, resolve_device, train
 from circuit_lab.training.recipe import ParentRecipe, Recipe, load_recipe, parse_recipe
 from circuit_lab.training.reference import reference_model, reference_models, resolve_checkpoint
-from circuit_lab.training.run_folder import checkpoint_path, latest_checkpoint, read_metrics
+from circuit_lab.training.run_folder import checkpoint_path, latest_checkpoint, read_metrics, write_atomically
+from circuit_lab.training.stream import run_checkpoints, stream_checkpoints
 
 __all__ = [
     "Checkpoint",
@@ -24,7 +25,10 @@ __all__ = [
     "reference_models",
     "resolve_checkpoint",
     "resolve_device",
+    "run_checkpoints",
     "save_checkpoint",
     "split_scores",
+    "stream_checkpoints",
     "train",
+    "write_atomically",
 ]

@@ -33,21 +33,6 @@ which changes the seventh digit; another function changes the first."""
 _TASK = TypeAdapter(TaskConfig)
 
 
-class _Record(BaseModel):
-    """The metadata of a checkpoint; net and task are checked by their own configs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format_version: int
-    net: dict[str, Any]
-    task: dict[str, Any]
-    task_hash: str
-    weights_hash: str
-    step: int = Field(ge=0)
-    metrics: dict[str, float]
-    recipe: dict[str, Any]
-
-
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A net at one step of its training, with the task it is trained on.
@@ -69,6 +54,33 @@ class Checkpoint:
     recipe: Mapping[str, Any]
     path: Path
     weights_hash: str
+
+
+class Record(BaseModel):
+    """The metadata of a checkpoint; net and task are checked by their own configs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format_version: int
+    net: dict[str, Any]
+    task: dict[str, Any]
+    task_hash: str
+    weights_hash: str
+    step: int = Field(ge=0)
+    metrics: dict[str, float]
+    recipe: dict[str, Any]
+
+    def checkpoint(self, path: Path, *, net: HookedNet, task: Task) -> Checkpoint:
+        """The checkpoint of this record, with its net and task."""
+        return Checkpoint(
+            net=net,
+            task=task,
+            step=self.step,
+            metrics=self.metrics,
+            recipe=self.recipe,
+            path=path,
+            weights_hash=self.weights_hash,
+        )
 
 
 def save_checkpoint(
@@ -122,33 +134,14 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     Returns:
         The checkpoint.
 
-    Raises:
-        ValueError: If the file is missing, truncated, no checkpoint, of an unknown version, or does not rebuild what
-            it was written from; says which.
+    A file that is missing, truncated, no checkpoint or of an unknown version, or that does not rebuild what it was
+    written from, is a ValueError that says which.
     """
     path = Path(path)
-    record, tensors = _read(path)
-    net = _rebuild_net(path, record, tensors)
-    try:
-        task = build_task(_TASK.validate_python(record.task))
-    except ValidationError as error:
-        raise ValueError(f"checkpoint {path}: its task is not valid: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
-    if task.certificate.task_hash != record.task_hash:
-        raise ValueError(
-            f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
-            f"{record.task_hash}; the file is damaged or from an incompatible version of circuit_lab"
-        )
-    return Checkpoint(
-        net=net.to(device),
-        task=task,
-        step=record.step,
-        metrics=record.metrics,
-        recipe=record.recipe,
-        path=path,
-        weights_hash=record.weights_hash,
-    )
+    record, tensors = read_parts(path)
+    net = empty_net(path, record, tensors)
+    fill_net(net, path, record, tensors)
+    return record.checkpoint(path, net=net.to(device), task=rebuild_task(path, record))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -174,8 +167,18 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
 
 
-def _read(path: Path) -> tuple[_Record, dict[str, Tensor]]:
-    """The record and the tensors of a checkpoint, with version, keys and types checked."""
+def read_parts(path: Path) -> tuple[Record, dict[str, Tensor]]:
+    """The record and the tensors of a checkpoint, with version, keys and types checked.
+
+    Args:
+        path: The checkpoint file.
+
+    Returns:
+        The record, and the tensors by name: weights and fingerprint.
+
+    Raises:
+        ValueError: If the file is missing, truncated, no checkpoint or of an unknown version; says which.
+    """
     metadata, tensors = read_tensors(path)
     if METADATA_KEY not in metadata:
         raise ValueError(
@@ -190,35 +193,89 @@ def _read(path: Path) -> tuple[_Record, dict[str, Tensor]]:
         raise ValueError(
             f"checkpoint {path}: format version {version!r} is unknown; this circuit_lab reads version {FORMAT_VERSION}"
         )
-    fields = _Record.model_fields.keys()
+    fields = Record.model_fields.keys()
     missing, unknown = sorted(fields - record.keys()), sorted(record.keys() - fields)
     if missing or unknown:
         raise ValueError(f"checkpoint {path}: metadata keys missing: {missing}, unknown: {unknown}")
     try:
-        return _Record.model_validate(record), tensors
+        return Record.model_validate(record), tensors
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"checkpoint {path}: metadata {place}: {first['msg']} (got {first['input']!r})") from error
 
 
-def _rebuild_net(path: Path, record: _Record, tensors: dict[str, Tensor]) -> HookedNet:
-    """The net with its weights, whose logits must be those it was saved with."""
-    fingerprint = {part: tensors.pop(FINGERPRINT + part, None) for part in ("tokens", "logits")}
-    tokens, saved = fingerprint["tokens"], fingerprint["logits"]
-    if tokens is None or saved is None:
-        raise ValueError(f"checkpoint {path}: it has no {FINGERPRINT}tokens and {FINGERPRINT}logits to check it by")
+def rebuild_task(path: Path, record: Record) -> Task:
+    """The task of a checkpoint, which must be the one it was trained on.
+
+    Args:
+        path: The checkpoint file, named in errors.
+        record: Its record.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: If the config is not valid, or the task it builds is another one.
+    """
+    try:
+        task = build_task(_TASK.validate_python(record.task))
+    except ValidationError as error:
+        raise ValueError(f"checkpoint {path}: its task is not valid: {error.errors()[0]['msg']}") from error
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
+    if task.certificate.task_hash != record.task_hash:
+        raise ValueError(
+            f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
+            f"{record.task_hash}; the file is damaged or from an incompatible version of circuit_lab"
+        )
+    return task
+
+
+def empty_net(path: Path, record: Record, tensors: Mapping[str, Tensor]) -> HookedNet:
+    """A net of a checkpoint's config and dtype, without its weights.
+
+    Args:
+        path: The checkpoint file, named in errors.
+        record: Its record.
+        tensors: Its tensors.
+
+    Returns:
+        The net in `eval` mode, on the CPU, with initial weights; fill it with `fill_net`.
+
+    Raises:
+        ValueError: If the config is not valid.
+    """
     try:
         config = NetConfig.model_validate(record.net)
-        _check_fingerprint_form(tokens, saved, d_vocab_out=config.d_vocab_out)
-        net = build_net(config).to(saved.dtype).eval()
-        net.load_unique_state_dict(tensors)
-        logits = _logits(net, tokens)
+        _, saved = _fingerprint(tensors, d_vocab_out=config.d_vocab_out)
+        return build_net(config).to(saved.dtype).eval()
     except ValidationError as error:
         raise ValueError(f"checkpoint {path}: its net config is not valid: {error.errors()[0]['msg']}") from error
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: {error}") from error
-    if _weights_hash(tensors) != record.weights_hash:
+
+
+def fill_net(net: HookedNet, path: Path, record: Record, tensors: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's weights into a net of its config; its logits must be those the file was saved with.
+
+    Args:
+        net: The net, on the CPU, in the dtype of the weights.
+        path: The checkpoint file, named in errors.
+        record: Its record.
+        tensors: Its tensors.
+
+    Raises:
+        ValueError: If the weights are not this net's, are damaged, or give other logits.
+    """
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
+    try:
+        tokens, saved = _fingerprint(tensors, d_vocab_out=net.cfg.d_vocab_out)
+        net.load_unique_state_dict(weights)
+        logits = _logits(net, tokens)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error
+    if _weights_hash(weights) != record.weights_hash:
         raise ValueError(f"checkpoint {path}: its weights are damaged: their hash is not the one they were saved with")
     difference = float((logits - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
     if not difference <= FINGERPRINT_TOLERANCE:
@@ -227,7 +284,15 @@ def _rebuild_net(path: Path, record: _Record, tensors: dict[str, Tensor]) -> Hoo
             f"from those it was saved with (tolerance {FINGERPRINT_TOLERANCE}); this version of circuit_lab computes "
             "another function from the same weights"
         )
-    return net
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], *, d_vocab_out: int) -> tuple[Tensor, Tensor]:
+    """The fixed inputs and the logits on them, their form checked."""
+    tokens, logits = (tensors.get(FINGERPRINT + part) for part in ("tokens", "logits"))
+    if tokens is None or logits is None:
+        raise ValueError(f"it has no {FINGERPRINT}tokens and {FINGERPRINT}logits to check it by")
+    _check_fingerprint_form(tokens, logits, d_vocab_out=d_vocab_out)
+    return tokens, logits
 
 
 def _check_fingerprint_form(tokens: Tensor, logits: Tensor, *, d_vocab_out: int) -> None:

@@ -73,30 +73,59 @@ class Check:
 
 @dataclass
 class CheckedPath(Generic[ReadingsT]):
-    """Asks for numbers by name, keeping what was compared on the way."""
+    """Asks for numbers by name, keeping what was compared on the way.
+
+    Attributes:
+        readings: Where the numbers are read.
+        quantities: How each is read, by name.
+        turned: Comparisons, as (quantity, threshold), to be answered the other way round.
+        checks: What was compared.
+    """
 
     readings: ReadingsT
     quantities: Mapping[str, Callable[[ReadingsT], Share | Estimate]]
+    turned: frozenset[tuple[str, float]] = frozenset()
     checks: list[Check] = field(default_factory=list)
 
     def reaches(self, quantity: str, threshold: float) -> bool:
         """Whether a quantity reaches a threshold; the comparison is kept."""
         check = Check(quantity, self.quantities[quantity](self.readings), threshold)
         self.checks.append(check)
-        return check.above
+        return check.above is not ((quantity, threshold) in self.turned)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict that the point values give, and the comparisons it rested on."""
+    """The verdict that the point values give, and the comparisons it rested on.
+
+    Attributes:
+        verdict: By the point values.
+        checks: The comparisons.
+        rules: The rules, with what they read: asked again with comparisons answered the other way round.
+    """
 
     verdict: Verdict
     checks: tuple[Check, ...]
+    rules: Callable[[frozenset[tuple[str, float]]], "Decision"] = field(repr=False, compare=False)
+
+    @property
+    def possible_verdicts(self) -> frozenset[Verdict]:
+        """The verdicts that the rules give when comparisons whose interval straddles the threshold go either way."""
+        found, asked, to_ask = {self.verdict}, set(), [frozenset[tuple[str, float]]()]
+        while to_ask:
+            turned = to_ask.pop()
+            if turned in asked:
+                continue
+            asked.add(turned)
+            decision = self.rules(turned)
+            found.add(decision.verdict)
+            to_ask += [turned | {(c.quantity, c.threshold)} for c in decision.checks if c.straddles]
+        return frozenset(found)
 
     @property
     def certain_verdict(self) -> Verdict:
-        """The verdict, or `inconclusive` where an interval reaches to both sides of a threshold it rested on."""
-        return Verdict.INCONCLUSIVE if any(check.straddles for check in self.checks) else self.verdict
+        """The verdict, or `inconclusive` where an interval reaches across a threshold and the verdict hangs on it."""
+        return self.verdict if len(self.possible_verdicts) == 1 else Verdict.INCONCLUSIVE
 
     def confidence(self, candidates: Mapping[str, float]) -> float:
         """Share of resamples that give the verdict; of an inconclusive one, that of the most frequent candidate."""

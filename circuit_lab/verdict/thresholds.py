@@ -1,6 +1,6 @@
 """Every threshold of the verdict, in one place, each with its reason.
 
-Where an interval straddles the threshold that a verdict rests on, the verdict is `inconclusive`.
+Where an interval straddles a threshold, and the verdict hangs on which side the number is, it is `inconclusive`.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import tomli_w
 from typer.testing import CliRunner
 
@@ -31,6 +32,7 @@ def test_a_finished_run_says_so(tmp_path):
     assert "Continued from step 20." in longer.output and "Already finished" not in longer.output
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(tomli_w.dumps(TABLES | {"training": {"n_steps": 100_000, "resume_every": 100_000}}))

@@ -38,7 +38,7 @@ def test_figures_carry_the_numbers_n_and_chance(diagnosis):
     bars = {trace.name: list(trace.x) for trace in outcomes_figure(diagnosis).data}
     assert bars["circuit"] == [split.shares["circuit"] for split in diagnosis.outcomes]
     located = diagnosis.measurements.located
-    assert "n = 51, threshold<br>0.25" in site_rates_figure(located).layout.title.text
+    assert "n = 79, threshold<br>0.25" in site_rates_figure(located).layout.title.text
     assert site_rates_figure(located).data[0].z[0][1] == 1.0  # resid_post 0 @ r1
     lens = diagnosis.measurements.lens["test_ood"]
     figure = bridge_lens_figure(lens, split="test_ood")

@@ -117,6 +117,7 @@ def test_resuming_after_any_save_ends_with_the_same_bytes(recipe, tables, tmp_pa
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(tables, tmp_path):
     """SIGKILL at a random moment, again and again until the run ends; then compare with an uninterrupted run."""
     seed = time.time_ns() % 10**6

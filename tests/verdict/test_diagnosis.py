@@ -114,6 +114,7 @@ def test_frames_and_notebook_display(diagnosis):
     assert "true_circuit" in html and "<script" not in html
 
 
+@pytest.mark.slow
 def test_seeds_change_partners_and_not_the_verdict(small_task):
     net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
     assert {diagnose((net, small_task), seed=seed).verdict for seed in range(3)} == {Verdict.TRUE_CIRCUIT}

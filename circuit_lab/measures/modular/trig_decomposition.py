@@ -103,8 +103,8 @@ class TrigDecomposition:
 
     @property
     def key_frequencies(self) -> tuple[str, ...]:
-        """The fewest characters that hold `KEY_SHARE` of the generalising energy, strongest first."""
-        return tuple(self.group.irreps[k] for k in key_frequency_rows(self.frequency_energy))
+        """The characters that stand out in the generalising energy, strongest first: see `key_frequency_rows`."""
+        return tuple(self.group.irreps[k] for k in key_frequency_rows(self.frequency_energy, self.group))
 
     @property
     def concentration(self) -> float:
@@ -214,10 +214,25 @@ def frequency_energy(
     return energy / energy.sum(-1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
 
 
-def key_frequency_rows(energy: Float64[Tensor, " n_irreps"]) -> list[int]:
-    """Rows of the fewest characters that hold `KEY_SHARE` of the energy, strongest first; none where there is none."""
-    order = energy.argsort(descending=True, stable=True)
-    n_key = int((energy[order].cumsum(0) < KEY_SHARE).sum()) + 1
+def key_frequency_rows(energy: Float64[Tensor, " n_irreps"], group: AnswerGroup) -> list[int]:
+    """The characters that stand out of a spectrum.
+
+    A table of answers, alone or beside a circuit, writes every character by its size. So the level of such a table, the
+    lower quartile over the characters of energy by size, is taken off first; of a circuit of few frequencies it is 0.
+
+    Args:
+        energy: Shares of the characters in the energy.
+        group: Their group.
+
+    Returns:
+        Rows of the fewest that hold `KEY_SHARE` of what stands above the level, strongest first; none where there is
+        no energy.
+    """
+    above = (energy - (energy / group.table_energy).quantile(0.25) * group.table_energy).clamp(min=0)
+    if not above.sum() > 1e-6 * energy.sum():
+        above = energy  # nothing stands out
+    order = above.argsort(descending=True, stable=True)
+    n_key = int((above[order].cumsum(0) < KEY_SHARE * above.sum()).sum()) + 1
     return order[:n_key].tolist() if energy.sum() > 0 else []
 
 

@@ -1,3 +1,10 @@
+from .calibration import (
+    calibration_figures,
+    confusion_figure,
+    degradation_figure,
+    reliability_figure,
+    threshold_figure,
+)
 from .components import (
     ablation_figure,
     attention_figure,
@@ -25,6 +32,7 @@ from .readings import (
     logit_lens_query_figure,
     probes_figure,
 )
+from .runs import run_timeline_figure
 from .subspaces import cka_figure, das_figure, geometry_figure, path_identity_figure
 
 __all__ = [
@@ -33,9 +41,12 @@ __all__ = [
     "attention_figure",
     "attribution_agreement_figure",
     "bridge_lens_figure",
+    "calibration_figures",
     "causal_tracing_figure",
     "cka_figure",
+    "confusion_figure",
     "das_figure",
+    "degradation_figure",
     "direct_logit_attribution_figure",
     "edge_attribution_figure",
     "frequency_ablation_figure",
@@ -51,5 +62,8 @@ __all__ = [
     "path_identity_figure",
     "path_patching_figure",
     "probes_figure",
+    "reliability_figure",
+    "run_timeline_figure",
     "site_rates_figure",
+    "threshold_figure",
 ]

@@ -77,9 +77,13 @@ def decide(readings: Readings, *, had_grokked: bool, thresholds: ModularThreshol
     Returns:
         The verdict and the comparisons.
     """
-    path = CheckedPath(readings, QUANTITIES)
-    verdict = _verdict(path, had_grokked, thresholds)
-    return Decision(verdict, tuple(path.checks))
+
+    def rules(turned: frozenset[tuple[str, float]]) -> Decision:
+        path = CheckedPath(readings, QUANTITIES, turned)
+        verdict = _verdict(path, had_grokked, thresholds)
+        return Decision(verdict, tuple(path.checks), rules)
+
+    return rules(frozenset())
 
 
 def _verdict(path: CheckedPath[Readings], had_grokked: bool, at: ModularThresholds) -> Verdict:
@@ -152,7 +156,7 @@ def bootstrap(
         training=training,
         held_out=Share(int(pairs.right.sum()), n),
         explained=Estimate(explained, _percentiles([r.explained.value for r in resamples]), n),
-        concentration=Estimate(spread, _percentiles([r.concentration.value for r in resamples]), n),
+        concentration=Estimate(spread, _reflected(spread, _percentiles([r.concentration.value for r in resamples])), n),
         circuit=Share(int(pairs.mediated.sum()), int(pairs.right.sum())),
     )
     tally = Counter(str(decide(r, had_grokked=had_grokked).verdict) for r in resamples)
@@ -181,6 +185,15 @@ def _resampled(pairs: HeldOutPairs, training: Share, n_resamples: int, rng: np.r
 
 def _point(value: float, n: int) -> Estimate:
     return Estimate(value, Interval(value, value), n)
+
+
+def _reflected(value: float, percentiles: Interval) -> Interval:
+    """The basic bootstrap interval (Davison and Hinkley 1997, 5.2).
+
+    Noise of the pairs adds energy to every frequency, and a resample adds it once more: resampled concentrations lie
+    as far below the one read as that lies below the truth, and so do their percentiles.
+    """
+    return Interval(min(2 * value - percentiles.high, value), min(2 * value - percentiles.low, 1.0))
 
 
 def _percentiles(values: list[float]) -> Interval:

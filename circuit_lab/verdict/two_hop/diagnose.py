@@ -105,7 +105,7 @@ class TrainingParts:
 
 
 def divide_training(training: Queries, generator: torch.Generator, *, max_queries: int) -> TrainingParts:
-    """Divide `train_inferred`: at most an eighth, an eighth and three eighths, and the rest.
+    """Divide `train_inferred`: at most a sixth, a sixth and a half, and the rest, which no verdict rests on.
 
     Args:
         training: The queries.
@@ -116,8 +116,7 @@ def divide_training(training: Queries, generator: torch.Generator, *, max_querie
         The parts.
     """
     n = len(training)
-    n_locating = min(MAX_LOCATING_QUERIES, n // 8)
-    sizes = [n_locating, min(4 * MAX_LOCATING_QUERIES, n // 8), min(4 * max_queries, 3 * n // 8)]
+    sizes = [min(MAX_LOCATING_QUERIES, n // 6), min(4 * MAX_LOCATING_QUERIES, n // 6), min(4 * max_queries, n // 2)]
     drawn = torch.randperm(n, generator=generator).split([*sizes, n - sum(sizes)])
     return TrainingParts(*(training[rows.sort().values] for rows in drawn))
 

@@ -32,6 +32,8 @@ def plain_reasons(decision: Decision, located: LocatedSites) -> tuple[str, ...]:
     if located.found:
         sites = ", ".join(site.label(names) for site in located.sites)
         reasons.append(f"Training queries hand on their bridge at {sites} (of {tried}).")
+    elif n == 0:
+        reasons.append("No site could be tried: too few training queries are answered right to receive a state.")
     else:
         reasons.append(f"Training queries do not hand on their bridge at any of {tried}.")
     return tuple(reasons)

@@ -58,9 +58,13 @@ QUANTITIES: Mapping[str, Callable[[Readings], Share]] = {
 
 def decide(readings: Readings, *, thresholds: Thresholds = THRESHOLDS) -> Decision:
     """Apply the rules to the point values, whatever their uncertainty."""
-    path = CheckedPath(readings, QUANTITIES)
-    verdict = _verdict(path, thresholds)
-    return Decision(verdict, tuple(path.checks))
+
+    def rules(turned: frozenset[tuple[str, float]]) -> Decision:
+        path = CheckedPath(readings, QUANTITIES, turned)
+        verdict = _verdict(path, thresholds)
+        return Decision(verdict, tuple(path.checks), rules)
+
+    return rules(frozenset())
 
 
 def _verdict(path: CheckedPath[Readings], at: Thresholds) -> Verdict:

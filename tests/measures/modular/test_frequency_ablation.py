@@ -14,6 +14,7 @@ from circuit_lab.measures import (
     predicted_answers,
 )
 from circuit_lab.nets import SharedTransformerConfig, build_net
+from circuit_lab.nets.controls.modular import cosine_network, mixture
 from circuit_lab.tasks import ModularConfig, build_task
 from circuit_lab.training import reference_model
 
@@ -89,18 +90,39 @@ def test_ablating_the_inputs_equals_a_net_with_those_embeddings_edited(net, task
     assert torch.equal(found.right_with_only, predicted_answers(edited, queries) == queries.answer)
 
 
-def test_ablating_the_answer_equals_projecting_the_last_state_by_hand(net, task):
+def test_ablating_the_answer_takes_the_waves_out_of_the_logits(net, task):
     found = ablate(net, task, ["1"]).sites[ANSWER]
-    pairs, queries = task.pairs, task.splits["test"]
-    _, cache = net.run_with_cache(pairs.tokens)
-    states, results = cache["resid_post", 0][:, 2], pairs.intermediates["result"]
-    means = torch.stack([states[results == x].mean(0) for x in range(P)])
-    directions = waves([1]).T @ means
-    onto = directions.T @ torch.linalg.inv(directions @ directions.T) @ directions
-    _, own = net.run_with_cache(queries.tokens)
-    last = own["resid_post", 0][:, 2]
-    without = net.unembed(last - (last - states.mean(0)) @ onto)
-    assert torch.equal(found.right_without, without.argmax(-1) == queries.answer)
+    queries = task.splits["test"]
+    logits = net(queries.tokens)[:, 2].detach()
+    of_wave = logits @ waves([1]) @ waves([1]).T
+    assert torch.equal(found.right_without, (logits - of_wave).argmax(-1) == queries.answer)
+    assert torch.equal(found.right_with_only, of_wave.argmax(-1) == queries.answer)
+    assert (found.rank, found.n_dimensions) == (2, P - 1)
+
+
+def test_a_random_subspace_leaves_the_key_frequencies_alone():
+    """Logits and embeddings of a cosine network hold nothing else, so its controls take nothing away."""
+    task = build_task(ModularConfig(p=31, train_share=0.5))
+    net = cosine_network(31, frequencies=[1, 4, 6, 11])
+    found = ablate(net, task, ["1", "4", "6", "11"])
+    for site in found.sites.values():
+        assert site.right_without_random.all() and site.right_without.double().mean() < 0.1
+    assert found.mediated.double().mean() > 0.9
+
+
+def test_a_circuit_is_told_from_the_table_that_outweighs_it_pair_by_pair():
+    task = build_task(ModularConfig(p=31, train_share=0.5))
+    pairs = task.pairs
+    listed = torch.rand(len(pairs), generator=torch.Generator().manual_seed(0)) < 0.4
+    net = mixture(
+        31, frequencies=[1, 4, 6, 11], pairs=pairs.tokens[listed, :2], answers=pairs.answer[listed], table_height=200.0
+    )
+    found = frequency_ablation(
+        net, task, pairs, key_frequencies=["1", "4", "6", "11"], generator=torch.Generator().manual_seed(0)
+    )
+    assert found.right.all()
+    assert found.mediated[listed].double().mean() == 0
+    assert found.mediated[~listed].double().mean() > 0.9
 
 
 def test_removing_nothing_and_keeping_everything_change_no_answer(net, task):
@@ -135,17 +157,19 @@ def test_mediated_needs_a_right_answer_lost_at_every_site_and_kept_without_rando
     assert frame.loc[ANSWER, "intact"] == pytest.approx(float(found.right.double().mean()))
 
 
-def mediated_share(name, split, keys):
+def ablation_of(name, split, keys):
     checkpoint = reference_model(name)
     generator = torch.Generator().manual_seed(0)
     queries = checkpoint.task.splits[split]
-    found = frequency_ablation(checkpoint.net, checkpoint.task, queries, key_frequencies=keys, generator=generator)
-    return float(found.mediated.double().mean())
+    return frequency_ablation(checkpoint.net, checkpoint.task, queries, key_frequencies=keys, generator=generator)
 
 
 def test_a_grokked_net_loses_its_held_out_answers_and_a_memoriser_has_none_to_lose():
-    assert mediated_share("modular-grokked", "test_unmirrored", ["25", "5", "3"]) > 0.9
-    assert mediated_share("modular-memorising", "test_unmirrored", ["25", "5", "3"]) < 0.01
+    grokked, memorising = (
+        ablation_of(name, "test_unmirrored", ["25", "5", "3"]) for name in ("modular-grokked", "modular-memorising")
+    )
+    assert grokked.mediated.double().mean() > 0.9
+    assert memorising.mediated.double().mean() < 0.01
 
 
 def test_the_ablation_alone_has_an_impostor():
@@ -153,9 +177,10 @@ def test_the_ablation_alone_has_an_impostor():
 
     This is why a verdict needs the logits of held-out pairs beside the ablation.
     """
-    share = mediated_share("modular-ungrokked", "train", ["5", "25"])
-    assert share > 0.5
-    assert share == pytest.approx(0.63, abs=0.03)  # the documents' number
+    found = ablation_of("modular-ungrokked", "train", ["5", "25"])
+    lost_at_inputs = (found.sites[INPUTS].lost & found.right).double().mean()
+    assert lost_at_inputs == pytest.approx(0.89, abs=0.03)  # the documents' numbers
+    assert found.mediated.double().mean() == pytest.approx(0.19, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def arrange_run(run, *, states):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_that_had_grokked_and_fell_back_has_ungrokked(memoriser, grokked, tmp_path):
     run = arrange_run(tmp_path / "run", states={10: (memoriser, 0.0), 20: (grokked, 1.0), 30: (memoriser, 0.0)})
     last = diagnose(run)

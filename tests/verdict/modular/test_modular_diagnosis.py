@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from circuit_lab.nets import SharedTransformerConfig, build_net
+from circuit_lab.nets.controls.two_hop import fact_table_read_twice
 from circuit_lab.report import (
     frequency_ablation_figure,
     frequency_spectrum_figure,
@@ -75,6 +76,7 @@ def test_the_evidence_repeats_what_the_measures_say(grokked):
     assert row.value == float(site.right_without.double().mean()) and row.control == pytest.approx(site.control_rate)
 
 
+@pytest.mark.slow
 def test_seeds_change_the_random_subspaces_and_not_the_verdict(grokked):
     again = diagnose("modular-grokked", seed=7)
     assert again.verdict == grokked.verdict
@@ -105,8 +107,9 @@ def test_large_splits_are_sampled_and_said_so():
     assert "test: read on a sample of 200 of 1566 pairs." in diagnosis.warnings
 
 
-def test_the_page_and_the_figures_carry_numbers_n_and_chance(grokked, tmp_path):
-    page = write_report([grokked, diagnose("two-hop-shortcut")], tmp_path / "both.html").read_text()
+def test_the_page_and_the_figures_carry_numbers_n_and_chance(grokked, small_task, tmp_path):
+    two_hop = diagnose((fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab), small_task))
+    page = write_report([grokked, two_hop], tmp_path / "both.html").read_text()
     assert page.count('<td class="text long">') > len(grokked.evidence)
     assert "<th>not, but (b, a) is</th>" in page and "Frequencies of the generalising part" in page
     measured = grokked.measurements

@@ -60,6 +60,26 @@ def test_a_number_whose_interval_reaches_over_its_threshold_makes_it_inconclusiv
     assert "Straddles its threshold: share of held-out logits explained" in decision.reasons()[1]
 
 
+def test_a_threshold_that_the_verdict_does_not_hang_on_makes_nothing_inconclusive():
+    """Chosen frequencies or not, the answers do not go through them."""
+    at = MODULAR_THRESHOLDS.concentrated
+    across = Estimate(at + 0.01, Interval(at - 0.02, at + 0.04), 30)
+    decision = decide(replace(readings(circuit=0.1), concentration=across), had_grokked=False)
+    assert any(check.straddles for check in decision.checks)
+    assert decision.possible_verdicts == {Verdict.FAKE_GROKKING}
+    assert decision.certain_verdict == Verdict.FAKE_GROKKING
+    hanging = decide(replace(readings(circuit=0.95), concentration=across), had_grokked=False)
+    assert hanging.possible_verdicts == {Verdict.FAKE_GROKKING, Verdict.TRUE_CIRCUIT}
+    assert hanging.certain_verdict == Verdict.INCONCLUSIVE
+
+
+def test_every_way_of_several_straddling_numbers_is_tried():
+    """Explained reaches over one half, the share over .6 and .4: three verdicts are possible."""
+    explained = Estimate(0.49, Interval(0.45, 0.53), 30)
+    decision = decide(replace(readings(circuit=0.5, n=40), explained=explained), had_grokked=False)
+    assert decision.possible_verdicts >= {Verdict.FAKE_GROKKING, Verdict.SEMI_GROKKED, Verdict.TRUE_CIRCUIT}
+
+
 def test_too_few_held_out_pairs_are_inconclusive():
     assert decide(readings(n=20), had_grokked=False).certain_verdict == Verdict.INCONCLUSIVE
     assert str(Check("q", Share(19, 20), 0.5)) == "q 0.95 [0.76, 0.99], n = 20 (above 0.50)"

@@ -158,6 +158,7 @@ def test_noise_in_the_weights_does_not_make_a_table_a_circuit(small_task):
         assert diagnose((net, small_task)).verdict == EXPECTED[mechanism]
 
 
+@pytest.mark.slow
 def test_a_net_trained_on_shuffled_answers_memorises(tmp_path):
     """It can learn its training queries by rote alone; nothing may be called a circuit."""
     tables = {

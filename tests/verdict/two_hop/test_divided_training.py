@@ -17,7 +17,7 @@ def test_the_parts_share_no_query_and_miss_none(small_task):
     everything = rows(parts.locating, parts.receivers, parts.partners, parts.reading)
     assert sorted(everything) == sorted(rows(training))
     assert len(set(everything)) == len(everything)
-    assert (len(parts.locating), len(parts.receivers), len(parts.partners)) == (59, 59, 178)
+    assert (len(parts.locating), len(parts.receivers), len(parts.partners)) == (79, 79, 237)
     other = two_hop.divide_training(training, torch.Generator().manual_seed(2), max_queries=10_000)
     assert rows(other.locating) != rows(parts.locating)
 
@@ -38,6 +38,6 @@ def test_what_locates_a_site_is_read_nowhere(small_task, monkeypatch):
     monkeypatch.setattr(two_hop, "locate_sites", locating)
     monkeypatch.setattr(two_hop, "read_split", reading)
     diagnosis = diagnose((fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab), small_task))
-    assert len(located_on) == 118 and len(read) > 500
+    assert len(located_on) == 158 and len(read) > 500
     assert not set(located_on) & set(read)
-    assert diagnosis.n_candidates == 6 and "of 6 sites, tried on 51 training queries" in " ".join(diagnosis.reasons)
+    assert diagnosis.n_candidates == 6 and "of 6 sites, tried on 79 training queries" in " ".join(diagnosis.reasons)

@@ -72,7 +72,8 @@ def test_no_testable_answer_is_not_a_circuit():
     counts = {str(o): 0 for o in Outcome} | {"untestable": 200}
     decision = decide(Readings(LEARNT, SOLVED_ID, OutcomeCounts(n=200, n_right=200, counts=counts)))
     assert decision.verdict == Verdict.FAKE_GROKKING
-    assert any(check.straddles for check in decision.checks)
+    assert decision.possible_verdicts == {Verdict.FAKE_GROKKING, Verdict.SEMI_GROKKED, Verdict.TRUE_CIRCUIT}
+    assert decision.certain_verdict == Verdict.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Two checkpoints side by side: differences with intervals, and whether they use the same path."""
