@@ -127,6 +127,7 @@ def assert_learns_again(name, tmp_path):
         assert now.shares["circuit"] == pytest.approx(then["shares"]["circuit"], abs=0.15)
 
 
+@pytest.mark.slow
 def test_the_shortest_recipe_learns_again_what_its_weights_show(tmp_path):
     assert_learns_again("modular-memorising", tmp_path)
 

@@ -52,7 +52,7 @@ def train_until_killed(recipe, run, *, at, after):
     return False
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_kill_at_any_file_operation_resumes_to_the_same_bytes(short, tmp_path, after):
     whole = train(short, tmp_path / "whole", progress=False)
     metrics = (tmp_path / "whole" / "metrics.jsonl").read_bytes()

@@ -133,19 +133,14 @@ def test_explained_share_and_share_through_the_circuit():
 
 
 @pytest.mark.slow
-def test_concentration_of_a_smooth_spectrum():
-    _, truth, readings = simulated_readings("smooth")
-    assert np.mean([truth in r.concentration.interval for r in readings]) == holds
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("spectrum", ["few", "few and a tail", "smooth"])
-def test_concentration_errs_towards_a_table_and_by_little(spectrum):
+def test_concentration(spectrum):
     """Noise adds energy to every frequency, the more the fewer the pairs, so a spectrum looks flatter than it is; a
-    resample adds as much again. Where nothing but a few frequencies is there, the population's concentration is the
-    largest there can be, and lies above nearly every interval. No net is called a circuit for that.
+    resample adds as much again, and the basic interval takes that off. It is conservative where a few frequencies
+    are all there is. (Intervals of percentiles held .81 to .92 with a tail, and next to nothing with a few.)
     """
     _, truth, readings = simulated_readings(spectrum)
+    assert np.mean([truth in r.concentration.interval for r in readings]) >= 0.92
     assert np.mean([r.concentration.interval.low > truth for r in readings]) < 0.05
     assert np.mean([truth - r.concentration.value for r in readings]) < 0.01
 

@@ -17,6 +17,7 @@ def diagnosis(small_task):
     return diagnose((fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab), small_task), seed=11)
 
 
+@pytest.mark.slow
 def test_a_loaded_checkpoint_and_its_name_give_the_same_diagnosis():
     checkpoint = reference_model("modular-memorising")
     loaded, named = diagnose(checkpoint), diagnose("modular-memorising")

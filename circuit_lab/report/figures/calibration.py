@@ -205,7 +205,7 @@ def calibration_figures(calibration: Calibration) -> dict[str, go.Figure]:
         figures["noise"] = degradation_figure(
             calibration.noise,
             title="Verdicts against noise on the weights, compared with the untouched net's truth",
-            unit="standard deviation of the noise, as a share of each matrix's own",
+            unit="noise (std, share of the matrix's own)",
         )
     if calibration.queries:
         figures["queries"] = degradation_figure(

@@ -37,6 +37,7 @@ def test_a_memoriser_without_a_past_memorises(memoriser, tmp_path):
     assert diagnose((memoriser.net, memoriser.task)).verdict == Verdict.MEMORISING
 
 
+@pytest.mark.slow
 def test_a_memoriser_whose_parent_is_a_true_circuit_has_ungrokked(memoriser, grokked, tmp_path):
     parent = record_of(grokked, "modular-grokked")
     diagnosis = diagnose(save(tmp_path / "child.safetensors", memoriser, step=500, parent=parent))
@@ -53,7 +54,9 @@ def test_a_memoriser_whose_parent_never_grokked_memorises(memoriser, tmp_path):
 
 
 @pytest.mark.parametrize(("accuracy", "verdict"), [(1.0, Verdict.UNGROKKED), (0.3, Verdict.MEMORISING)])
-@pytest.mark.parametrize("change", [{"checkpoint": "nowhere/at-all"}, {"weights_hash": "0" * 64}])
+@pytest.mark.parametrize(
+    "change", [pytest.param({"checkpoint": "nowhere/at-all"}, marks=pytest.mark.slow), {"weights_hash": "0" * 64}]
+)
 def test_a_parent_that_is_gone_is_taken_from_the_record_and_said_so(
     memoriser, grokked, tmp_path, change, accuracy, verdict
 ):

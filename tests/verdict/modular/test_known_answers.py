@@ -120,7 +120,9 @@ def test_a_circuit_whose_held_out_answers_a_table_decides_is_no_true_circuit(tas
     assert diagnose((net, task)).verdict in (Verdict.FAKE_GROKKING, Verdict.SEMI_GROKKED)
 
 
-@pytest.mark.parametrize("operation", ["a-b", "a*b", "a/b"])
+@pytest.mark.parametrize(
+    "operation", [pytest.param("a-b", marks=pytest.mark.slow), "a*b", pytest.param("a/b", marks=pytest.mark.slow)]
+)
 def test_tables_for_other_operations_are_named(operation):
     task = build_task(ModularConfig(operation=operation, p=P, train_share=0.5))
     assert diagnose((table_of(task.pairs), task)).verdict == Verdict.FAKE_GROKKING

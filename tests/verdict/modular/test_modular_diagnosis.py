@@ -35,7 +35,7 @@ def grokked():
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("layer_map", [(0,), (0, 0)])
+@pytest.mark.parametrize("layer_map", [(0,), pytest.param((0, 0), marks=pytest.mark.slow)])
 def test_a_net_with_random_weights_is_untrained_on_every_operation(operation, layer_map):
     task = build_task(ModularConfig(operation=operation, p=None if "S5" in operation else 13, train_share=0.6))
     diagnosis = diagnose((random_net(task, layer_map=layer_map), task), max_queries_per_split=300)

@@ -120,7 +120,7 @@ def random_net(task, seed):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1))
 def test_a_random_net_is_untrained(small_task, seed):
     diagnosis = diagnose((random_net(small_task, seed), small_task))
     assert diagnosis.verdict == Verdict.UNTRAINED
@@ -147,6 +147,7 @@ def test_leaving_the_net_and_the_random_state_alone(small_task):
     assert diagnose((net, small_task), seed=5).to_json() == first.to_json()
 
 
+@pytest.mark.slow
 def test_noise_in_the_weights_does_not_make_a_table_a_circuit(small_task):
     """Small weight noise leaves the answers, hence the verdicts, of both mechanisms."""
     for mechanism in ("true circuit", "one neuron per triple"):
