@@ -80,7 +80,10 @@ def test_the_evidence_repeats_what_the_measures_say(grokked):
 def test_seeds_change_the_random_subspaces_and_not_the_verdict(grokked):
     again = diagnose("modular-grokked", seed=7)
     assert again.verdict == grokked.verdict
-    first, second = (d.measurements.ablations["test"].sites["inputs"].right_without_random for d in (grokked, again))
+    first, second = (d.measurements.queries["test"] for d in (grokked, again))
+    assert not first.equals(second)  # other pairs were set aside to name the frequencies
+    memoriser = [diagnose("modular-memorising", seed=seed).measurements.ablations["train"] for seed in (0, 7)]
+    first, second = (ablation.sites["inputs"].right_without_random for ablation in memoriser)
     assert not torch.equal(first, second)
     same = diagnose("modular-grokked")
     assert same.to_json() == grokked.to_json()
