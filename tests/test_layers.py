@@ -19,9 +19,16 @@ LAYERS = [
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# A Diagnosis can write itself as a page (`diagnosis.report(path)`), the one call that points upwards.
-# It is a late import inside that method, so that the verdict itself never needs the plots.
-DECLARED_UPWARD = {("verdict/diagnosis.py", "report")}
+# A Diagnosis can write itself as a page (`diagnosis.report(path)`), and results, checkpoints, runs and comparisons show
+# themselves in a notebook: the calls that point upwards. They are late imports inside those methods, so that what is
+# shown never needs the plots.
+DECLARED_UPWARD = {
+    ("measures/result.py", "report"),
+    ("training/checkpoint.py", "report"),
+    ("verdict/comparison/compare.py", "report"),
+    ("verdict/diagnosis.py", "report"),
+    ("verdict/runs/run_diagnosis.py", "report"),
+}
 
 
 def imported_subpackages(path: Path) -> set[str]:
@@ -81,6 +88,15 @@ def test_a_report_of_diagnoses_loads_no_bridge():
     code = (
         "import sys; from circuit_lab import diagnose; from circuit_lab.report import write_report\n"
         "print(sorted({'transformer_lens.model_bridge', 'circuit_lab.measures.hooked_model'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_measures_load_no_figures():
+    code = (
+        "import sys; from circuit_lab.measures import LogitLens, Ablation, ToyModelRun\n"
+        "print(sorted({'circuit_lab.report', 'plotly'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

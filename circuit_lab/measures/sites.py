@@ -120,6 +120,12 @@ def inner_stages(net: HookedSharedTransformer) -> list[str]:
     return [site.label for site in net.lens_sites[1:-1]]
 
 
+def stage_before(net: HookedSharedTransformer, site: OutputSite) -> str:
+    """Label of the last stage before any of the places, up to which patching them changes nothing."""
+    first = min((place.layer for place in site.places), default=0)
+    return next(stage.label for stage in net.lens_sites if stage.layer == first)
+
+
 @torch.no_grad()
 def residual_states(
     net: HookedSharedTransformer, tokens: Int[Tensor, "n n_ctx"], *, stage: str, batch_size: int = 4096
@@ -159,17 +165,17 @@ def site_states(
 
     Returns:
         For a `Site`, the residual stream at its stage, one row per position. For an `OutputSite`, the residual stream
-        at the embedding, one row per position, then one row per place.
+        before the first of its places, one row per position, then one row per place.
     """
     if isinstance(site, Site):
         return residual_states(net, tokens, stage=site.stage, batch_size=batch_size)
-    embedding = net.lens_sites[0].hook_name
-    names = {embedding, *(place.hook_name for place in site.places)}
+    before = find_lens_site(net.lens_sites, stage_before(net, site)).hook_name
+    names = {before, *(place.hook_name for place in site.places)}
     states = [torch.zeros(0, tokens.shape[1] + len(site.places), net.cfg.d_model, dtype=net.dtype, device=net.device)]
     for batch in tokens.split(batch_size):
         _, cache = net.run_with_cache(batch, names_filter=lambda name: name in names)
         outputs = [cache[place.hook_name][:, place.position, None] for place in site.places]
-        states.append(torch.cat([cache[embedding], *outputs], dim=1))
+        states.append(torch.cat([cache[before], *outputs], dim=1))
     return torch.cat(states)
 
 
@@ -206,7 +212,7 @@ def patched_logits(
     with net.hooks(fwd_hooks=hooks):
         return net(
             None,
-            start_at=net.lens_sites[0].label,
+            start_at=stage_before(net, site),
             residual=receiver_states[:, :n_ctx],
             answer_only=True,
             answer_position=answer_position,

@@ -55,6 +55,11 @@ class Checkpoint:
     path: Path
     weights_hash: str
 
+    def _repr_html_(self) -> str:
+        from circuit_lab.report.display import render_checkpoint  # upward on purpose: see the layer test
+
+        return render_checkpoint(self)
+
 
 class Record(BaseModel):
     """The metadata of a checkpoint; net and task are checked by their own configs."""
@@ -112,7 +117,7 @@ def save_checkpoint(
         "net": net.cfg.model_dump(mode="json"),
         "task": task.config.model_dump(mode="json"),
         "task_hash": task.certificate.task_hash,
-        "weights_hash": _weights_hash(weights),
+        "weights_hash": weights_hash(weights),
         "step": step,
         "metrics": dict(metrics),
         "recipe": dict(recipe) if recipe is not None else {},
@@ -142,6 +147,15 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
     net = empty_net(path, record, tensors)
     fill_net(net, path, record, tensors)
     return record.checkpoint(path, net=net.to(device), task=rebuild_task(path, record))
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, whatever the order."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -275,7 +289,7 @@ def fill_net(net: HookedNet, path: Path, record: Record, tensors: Mapping[str, T
         logits = _logits(net, tokens)
     except ValueError as error:
         raise ValueError(f"checkpoint {path}: {error}") from error
-    if _weights_hash(weights) != record.weights_hash:
+    if weights_hash(weights) != record.weights_hash:
         raise ValueError(f"checkpoint {path}: its weights are damaged: their hash is not the one they were saved with")
     difference = float((logits - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
     if not difference <= FINGERPRINT_TOLERANCE:
@@ -302,15 +316,6 @@ def _check_fingerprint_form(tokens: Tensor, logits: Tensor, *, d_vocab_out: int)
         raise ValueError(f"its fingerprint must be [n, pos] token ids with floating-point logits, got {form}")
     if logits.shape != (*tokens.shape, d_vocab_out):
         raise ValueError(f"its fingerprint must have {d_vocab_out} logits for each token, got {form}")
-
-
-def _weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, whatever the order."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.numpy().tobytes())
-    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -71,6 +71,19 @@ class Check:
         )
 
 
+@dataclass(frozen=True)
+class Reason:
+    """A sentence of an explanation.
+
+    Attributes:
+        words: The sentence.
+        quantities: What it states or rests on, by the names that rules use.
+    """
+
+    words: str
+    quantities: tuple[str, ...]
+
+
 @dataclass
 class CheckedPath(Generic[ReadingsT]):
     """Asks for numbers by name, keeping what was compared on the way.
@@ -132,11 +145,12 @@ class Decision:
         inconclusive = self.certain_verdict == Verdict.INCONCLUSIVE
         return max(candidates.values()) if inconclusive else candidates.get(str(self.verdict), 0.0)
 
-    def reasons(self) -> list[str]:
-        """The comparisons in words, the deciding one first; what straddles its threshold before all."""
-        reasons = []
-        if self.certain_verdict == Verdict.INCONCLUSIVE:
-            reasons.append(f"By point values alone it would be {self.verdict}.")
-            reasons += [f"Straddles its threshold: {check}." for check in self.checks if check.straddles]
+    def reasons(self, in_a_sentence: str) -> list[Reason]:
+        """The verdict in a sentence, then the comparisons, the deciding one first; what straddles before all."""
         last_check_of = {check.quantity: check for check in self.checks}
-        return reasons + [f"{check}." for check in reversed(last_check_of.values())]
+        everything = tuple(last_check_of)
+        reasons = [Reason(in_a_sentence, everything)]
+        if self.certain_verdict == Verdict.INCONCLUSIVE:
+            reasons.append(Reason(f"By point values alone it would be {self.verdict}.", everything))
+            reasons += [Reason(f"Straddles its threshold: {c}.", (c.quantity,)) for c in self.checks if c.straddles]
+        return reasons + [Reason(f"{c}.", (c.quantity,)) for c in reversed(last_check_of.values())]

@@ -3,7 +3,8 @@
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.diagnosis import Diagnosis
 from circuit_lab.verdict.modular.diagnose import diagnose_modular
-from circuit_lab.verdict.subject import CheckpointLike, find_subject
+from circuit_lab.verdict.settings import Settings
+from circuit_lab.verdict.subject import CheckpointLike, Subject, find_subject, in_eval_mode
 from circuit_lab.verdict.two_hop.diagnose import diagnose_two_hop
 
 
@@ -34,11 +35,12 @@ def diagnose(
     A checkpoint that cannot be read is a ValueError that says what is wrong, where, and the fix.
     """
     subject = find_subject(checkpoint, device=device)
-    was_training = subject.net.training
-    subject.net.eval()
-    try:
+    return diagnose_subject(subject, Settings(seed, n_partners, max_queries_per_split))
+
+
+def diagnose_subject(subject: Subject, settings: Settings) -> Diagnosis:
+    """The same of a net that is in memory with its task."""
+    with in_eval_mode(subject.net):
         if isinstance(subject.task, ModularTask):
-            return diagnose_modular(subject, seed=seed, max_queries=max_queries_per_split)
-        return diagnose_two_hop(subject, seed=seed, n_partners=n_partners, max_queries=max_queries_per_split)
-    finally:
-        subject.net.train(was_training)
+            return diagnose_modular(subject, settings)
+        return diagnose_two_hop(subject, settings)

@@ -1,6 +1,7 @@
 """The result of a diagnosis: a verdict with the evidence that carries it."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
 from circuit_lab.tasks import SplitCertificate
-from circuit_lab.verdict.checks import Estimate, Share
+from circuit_lab.verdict.checks import Estimate, Reason, Share
 from circuit_lab.verdict.verdicts import Verdict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA_PATH = Path(__file__).with_name("diagnosis.schema.json")
 """The published JSON schema of `Diagnosis.to_json`; a test holds it equal to the code."""
 
@@ -135,6 +136,28 @@ class Certificate:
         )
 
 
+def rests_on(
+    reasons: Sequence[Reason], evidence: Sequence[Evidence], row_of: Mapping[str, tuple[str, str]]
+) -> tuple[tuple[int, ...], ...]:
+    """The rows of evidence behind each reason.
+
+    Args:
+        reasons: The reasons.
+        evidence: All rows.
+        row_of: Quantity -> name and split of the rows that state it.
+
+    Returns:
+        For each reason the numbers of its rows, from 0.
+    """
+    rows: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(evidence):
+        rows.setdefault((row.name, row.split), []).append(number)
+    return tuple(
+        tuple(number for quantity in reason.quantities for number in rows.get(row_of[quantity], ()))
+        for reason in reasons
+    )
+
+
 class Diagnosis(BaseModel):
     """A verdict on one checkpoint, the evidence for it, and what would change it.
 
@@ -147,6 +170,7 @@ class Diagnosis(BaseModel):
             of the most frequent candidate.
         candidates: Share of resamples per verdict.
         reasons: Why, in plain sentences, deciding ones first.
+        rests_on: For each reason, the rows of `evidence` that state its numbers, from 0.
         warnings: What weakens or limits the verdict.
         outcomes: Per-query outcomes by split.
         evidence: Every number, with interval, control and n.
@@ -155,6 +179,8 @@ class Diagnosis(BaseModel):
         step: Training step of the checkpoint; None if unknown.
         net: Architecture in words.
         seed: Seed of partners, samples and resamples.
+        n_partners: As in `diagnose`; of a modular net it is not used.
+        max_queries_per_split: As in `diagnose`.
         n_interventions: Number of patched or ablated answers behind the evidence.
         n_candidates: Among how many the sites (two-hop) or key frequencies (modular) were chosen, on queries that no
             other number is read on.
@@ -171,6 +197,7 @@ class Diagnosis(BaseModel):
     confidence: float
     candidates: dict[str, float]
     reasons: tuple[str, ...]
+    rests_on: tuple[tuple[int, ...], ...]
     warnings: tuple[str, ...]
     outcomes: tuple[SplitOutcomes, ...]
     evidence: tuple[Evidence, ...]
@@ -179,6 +206,8 @@ class Diagnosis(BaseModel):
     step: int | None
     net: str
     seed: int
+    n_partners: int
+    max_queries_per_split: int
     n_interventions: int
     n_candidates: int
     schema_version: int = SCHEMA_VERSION
@@ -187,6 +216,28 @@ class Diagnosis(BaseModel):
     def frame(self) -> pd.DataFrame:
         """The evidence, one row per number."""
         return pd.DataFrame(TypeAdapter(tuple[Evidence, ...]).dump_python(self.evidence))
+
+    def number(self, name: str, split: str, site: str = "") -> Evidence:
+        """One row of the evidence.
+
+        Args:
+            name: As in `Evidence`, such as "accuracy".
+            split: Such as "test_ood".
+            site: Such as "resid_post 0 @ r1"; empty for a number without a site.
+
+        Returns:
+            The row.
+
+        Raises:
+            ValueError: If there is none; the message lists the rows of that name, or all names.
+        """
+        for row in self.evidence:
+            if (row.name, row.split, row.site) == (name, split, site):
+                return row
+        of_name = [f"{(row.split, row.site) if row.site else row.split!r}" for row in self.evidence if row.name == name]
+        there = ", ".join(of_name or dict.fromkeys(repr(row.name) for row in self.evidence))
+        what = f"{name!r} is there for" if of_name else "there are"
+        raise ValueError(f"no evidence {name!r} on {split!r}{f' at {site!r}' if site else ''}; {what} {there}")
 
     def outcome_frame(self) -> pd.DataFrame:
         """One row per split: n, accuracy and the share of each outcome."""

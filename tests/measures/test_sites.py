@@ -21,9 +21,11 @@ def patched(net, site, receiver, source):
     return patched_logits(net, site=site, receiver_states=states["r"], source_states=states["s"], answer_position=LAST)
 
 
-def test_outputs_are_put_where_hooks_put_them(net):
+@pytest.mark.parametrize("places", [PLACES, PLACES[1:], (Place(2, "attn_out", 3),)])
+def test_outputs_are_put_where_hooks_put_them(net, places):
+    """From the layer of the first of them on, before which nothing is computed again."""
     receiver, source = make_tokens(seed=1), make_tokens(seed=2)
-    lent = capture(net, source, *{place.hook_name for place in PLACES})
+    lent = capture(net, source, *{place.hook_name for place in places})
 
     def hook_of(place):
         def replace(activation, hook):
@@ -32,8 +34,8 @@ def test_outputs_are_put_where_hooks_put_them(net):
 
         return place.hook_name, replace
 
-    expected = net.run_with_hooks(receiver, fwd_hooks=[hook_of(place) for place in PLACES])[:, -1]
-    torch.testing.assert_close(patched(net, OutputSite(PLACES), receiver, source), expected)
+    expected = net.run_with_hooks(receiver, fwd_hooks=[hook_of(place) for place in places])[:, -1]
+    torch.testing.assert_close(patched(net, OutputSite(places), receiver, source), expected)
     assert not torch.allclose(expected, net(receiver)[:, -1])
 
 

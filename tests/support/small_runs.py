@@ -20,6 +20,13 @@ MODULAR = {
     "evaluation": {"every": 10},
     "checkpoints": {"every": 10},
 }
+FULL_BATCH = MODULAR | {
+    "task": {"kind": "modular", "p": 7, "n_train": 20, "seed": 1},
+    "net": MODULAR["net"] | {"attn_bias": False},
+    "training": MODULAR["training"] | {"resume_every": 9},
+    "checkpoints": {"every": 20},
+}
+"""The same on exactly 20 pairs, without biases in the attention."""
 TWO_HOP = {
     "task": {
         "kind": "two_hop",

@@ -37,6 +37,7 @@ def _two_hop_diagnosis(leaks: tuple[str, ...]) -> Diagnosis:
         confidence=0.5,
         candidates={},
         reasons=(),
+        rests_on=(),
         warnings=(),
         outcomes=(),
         evidence=(Evidence.of_accuracy("test_ood", Share(5, 100), chance=CHANCE, decides=True),),
@@ -45,6 +46,8 @@ def _two_hop_diagnosis(leaks: tuple[str, ...]) -> Diagnosis:
         step=10,
         net="a net",
         seed=0,
+        n_partners=6,
+        max_queries_per_split=10_000,
         n_candidates=0,
         n_interventions=0,
     )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from full_batch_tables import FULL_BATCH
+from small_runs import FULL_BATCH
 
 from circuit_lab.nets import build_net
 from circuit_lab.tasks import build_task

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import tomli_w
 import torch
-from full_batch_tables import FULL_BATCH
+from small_runs import FULL_BATCH
 from torch.nn import functional as F
 
 from circuit_lab.nets import build_net

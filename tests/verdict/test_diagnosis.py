@@ -1,6 +1,7 @@
 """The form of a diagnosis: JSON and its schema, frames, evidence, reports."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from circuit_lab.nets.controls.two_hop import fact_table_read_twice, triple_table
 from circuit_lab.tasks import TwoHopConfig, build_task
 from circuit_lab.training import reference_model, reference_models
-from circuit_lab.verdict import SCHEMA_PATH, Verdict, diagnose, diagnosis_schema
+from circuit_lab.verdict import SCHEMA_PATH, Diagnosis, Verdict, diagnose, diagnosis_schema
 from circuit_lab.verdict.two_hop.outcomes import Outcome
 
 
@@ -61,6 +62,31 @@ def test_every_row_of_evidence_has_its_interval_around_its_value(diagnosis):
         pytest.approx(0.0519, abs=1e-3),
         154,
     )
+
+
+STATED = re.compile(r"([\d.]+) \[[\d., ]+\], n = (\d+)")
+
+
+@pytest.mark.parametrize("name", reference_models())
+def test_every_sentence_that_states_a_number_rests_on_the_row_that_has_it(name):
+    """The recorded diagnoses: of each mechanism, and read back from JSON."""
+    kept = Diagnosis.model_validate_json((reference_models()[name] / "metrics.json").read_text())
+    assert len(kept.rests_on) == len(kept.reasons)
+    rows = [[kept.evidence[row] for row in of_reason] for of_reason in kept.rests_on]
+    assert rows[0], "the verdict itself rests on every number that was compared"
+    for reason, behind in zip(kept.reasons, rows, strict=True):
+        for value, n in STATED.findall(reason):
+            assert (value, n) in {(f"{row.value:.2f}", str(row.n)) for row in behind}, reason
+    assert {(row.name, row.split) for row in rows[0]} <= {(r.name, r.split) for r in kept.evidence if r.decides}
+
+
+def test_a_number_is_found_by_name_split_and_site(diagnosis):
+    for row in diagnosis.evidence:
+        assert diagnosis.number(row.name, row.split, row.site) == row
+    with pytest.raises(ValueError, match=r"no evidence 'accuracy' on 'test_odd'; 'accuracy' is there for .*'test_ood'"):
+        diagnosis.number("accuracy", "test_odd")
+    with pytest.raises(ValueError, match=r"no evidence 'acuracy' on 'test_ood'; there are 'accuracy', "):
+        diagnosis.number("acuracy", "test_ood")
 
 
 def test_evidence_is_not_read_on_the_locating_queries(small_task, diagnosis):

@@ -30,6 +30,7 @@ from circuit_lab.measures.attribution.path_patching import PathPatching
 from circuit_lab.measures.correlations import pearson_and_spearman
 from circuit_lab.measures.intervals import TAILS, mean_interval, times_drawn
 from circuit_lab.measures.metrics import METRICS
+from circuit_lab.measures.result import Result
 
 ALL_CELLS = "all"
 """The group that holds every cell."""
@@ -41,7 +42,7 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class Agreement(Result):
     """Estimated beside exact effects of the same cells.
 
     Attributes:

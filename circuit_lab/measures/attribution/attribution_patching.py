@@ -47,6 +47,7 @@ from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel
 from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.patching.query_pairs import QueryPairs
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 
 _STREAM_AXES, _HEAD_AXES = ("layer", "position"), ("layer", "position", "head")
@@ -68,7 +69,7 @@ NODE_AXES = {
 
 
 @dataclass(frozen=True, eq=False)
-class NodeAttribution:
+class NodeAttribution(Result):
     """Estimated effect of patching each activation, per query.
 
     Attributes:

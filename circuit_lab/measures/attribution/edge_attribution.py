@@ -35,11 +35,12 @@ from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel
 from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.patching.query_pairs import QueryPairs
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeAttribution:
+class EdgeAttribution(Result):
     """Estimated effect of patching each edge, per query.
 
     Attributes:

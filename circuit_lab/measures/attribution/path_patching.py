@@ -60,6 +60,7 @@ from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.metrics import METRICS, Target, target_of
 from circuit_lab.measures.patching.query_pairs import QueryPairs
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.nets.components import at_position
 
@@ -68,7 +69,7 @@ EdgeSets = Mapping[str, tuple[Edge, ...]]
 
 
 @dataclass(frozen=True, eq=False)
-class PathPatching:
+class PathPatching(Result):
     """Metrics of every query after each edge, or set of edges, has been patched.
 
     Attributes:

@@ -31,6 +31,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int64
 
 from circuit_lab.measures.intervals import CONFIDENCE_LEVEL
+from circuit_lab.measures.result import Result
 
 CircuitKind = Literal["memorising", "generalising"]
 
@@ -72,7 +73,7 @@ def rows_frame(rows: Iterable[EfficiencyRow]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class NormAtLogit:
+class NormAtLogit(Result):
     """Parameter norm that one kind of circuit needs for one correct logit; lower = more efficient.
 
     Attributes:
@@ -108,7 +109,7 @@ class NormAtLogit:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class Crossing(Result):
     """The training size from which memorising costs more norm than generalising.
 
     Attributes:

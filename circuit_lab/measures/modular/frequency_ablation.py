@@ -33,13 +33,14 @@ a*b, a/b, a^2+b^2 and S5's ab.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from circuit_lab.measures.modular.pair_logits import answer_logits
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import predicted_answers, residual_states
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask, Queries
@@ -58,9 +59,9 @@ class SiteAblation:
 
     Attributes:
         site: `INPUTS` or `ANSWER`.
-        stage: Label of the lens site at which the state is replaced.
-        rank: Dimensions of the key-frequency subspace.
-        n_dimensions: Dimensions that the vectors of all group elements span.
+        stage: Where the functions are removed: the label of the embeddings' lens site, or "logits".
+        rank: Dimensions of the functions in the key characters.
+        n_dimensions: Dimensions of all functions of a group element, constants apart.
         right_without: Whether each answer is right without the key frequencies.
         right_with_only: Whether it is right with nothing else.
         right_without_random: Whether it is right without each random subspace of the same rank.
@@ -86,7 +87,7 @@ class SiteAblation:
 
 
 @dataclass(frozen=True, eq=False)
-class FrequencyAblation:
+class FrequencyAblation(Result):
     """The ablations of the key frequencies on some queries.
 
     Attributes:
@@ -152,7 +153,7 @@ def frequency_ablation(
 
     Args:
         net: A hooked net.
-        task: Its modular task; the subspaces are read from all its pairs.
+        task: Its modular task.
         queries: The pairs to answer.
         key_frequencies: Names from `task.group.irreps`.
         generator: Draws the random subspaces.
@@ -188,13 +189,15 @@ def _at_inputs(
     embeddings = net.W_E.detach().cpu().double()[: task.config.n_elements]
     vectors, mean = _means_by_element(embeddings, elements, task.group)
     in_group = (elements != NOT_IN_GROUP)[:, None]
+    stage = net.lens_sites[0].label
+    states = residual_states(net, queries.tokens, stage=stage)
 
     def right(of_elements: Float64[Tensor, "order order"], *, keep: bool) -> Bool[Tensor, " n"]:
         part = (of_elements @ (vectors - mean))[elements.clamp(min=0)]
         changed = mean + part if keep else embeddings - part
-        return _right_with_embeddings(net, queries, torch.where(in_group, changed, embeddings))
+        return _right_with_change(net, queries, states, torch.where(in_group, changed, embeddings) - embeddings)
 
-    return _site_ablation(INPUTS, net.lens_sites[0].label, right, projector, generator, n_random)
+    return _site_ablation(INPUTS, stage, right, projector, generator, n_random)
 
 
 def _at_answer(
@@ -206,7 +209,7 @@ def _at_answer(
     n_random: int,
 ) -> SiteAblation:
     """The ablations of the logits; outputs that are no group element keep theirs."""
-    logits = torch.cat([_answer_logits(net, part) for part in _batches(queries)]).cpu().double()
+    logits = answer_logits(net, queries)
     order, of_output = task.group.order, task.group.element_of_output
     outputs = torch.nonzero(of_output != NOT_IN_GROUP).squeeze(1)
     to_element = torch.zeros(len(of_output), order, dtype=torch.float64)
@@ -310,24 +313,20 @@ def _basis(projector: Float64[Tensor, "order order"]) -> Float64[Tensor, "rank o
     return directions[:, sizes > 0.5].T
 
 
-def _batches(queries: Queries) -> list[Queries]:
-    return [queries[start : start + _BATCH_SIZE] for start in range(0, max(len(queries), 1), _BATCH_SIZE)]
-
-
-def _answer_logits(net: HookedSharedTransformer, queries: Queries, **start: Any) -> Float[Tensor, "n d_vocab_out"]:
-    tokens = None if start else queries.tokens
-    return net(tokens, answer_only=True, answer_position=queries.answer_position, **start)
-
-
-def _right_with_embeddings(
-    net: HookedSharedTransformer, queries: Queries, embeddings: Float64[Tensor, "n_elements d_model"]
+def _right_with_change(
+    net: HookedSharedTransformer,
+    queries: Queries,
+    states: Float[Tensor, "n n_ctx d_model"],
+    change: Float64[Tensor, "n_elements d_model"],
 ) -> Bool[Tensor, " n"]:
-    """Whether each answer is right with other embeddings of a and b."""
-    stage, right = net.lens_sites[0].label, []
-    change = (embeddings - net.W_E.detach().cpu().double()[: len(embeddings)]).to(net.device, net.dtype)
-    for batch in _batches(queries):
-        states = residual_states(net, batch.tokens, stage=stage)
-        states[:, :_ANSWER_POSITION] += change[batch.tokens[:, :_ANSWER_POSITION].to(net.device)]
-        logits = _answer_logits(net, batch, start_at=stage, residual=states)
-        right.append(logits.argmax(-1).cpu() == batch.answer)
-    return torch.cat(right)
+    """Whether each answer is right with something added to the embeddings of a and b in the queries' own states."""
+    change, top = change.to(net.device, net.dtype), []
+    of_queries = (states, queries.tokens[:, :_ANSWER_POSITION].to(net.device), queries.answer_position)
+    for own, inputs, position in zip(*(x.split(_BATCH_SIZE) for x in of_queries), strict=True):
+        changed = own.clone()
+        changed[:, :_ANSWER_POSITION] += change[inputs]
+        logits = net(
+            None, start_at=net.lens_sites[0].label, residual=changed, answer_only=True, answer_position=position
+        )
+        top.append(logits.argmax(-1).cpu())
+    return torch.cat(top) == queries.answer

@@ -26,6 +26,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from circuit_lab.measures.modular.pair_logits import answer_logits
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
@@ -45,7 +46,7 @@ _COMPONENT_OF_MODULE: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class WeightNorms:
+class WeightNorms(Result):
     """Euclidean norms of a net's weights, all >= 0.
 
     Attributes:
@@ -76,7 +77,7 @@ class WeightNorms:
 
 
 @dataclass(frozen=True)
-class LogitEfficiency:
+class LogitEfficiency(Result):
     """What logits a net's weights buy on some queries.
 
     Attributes:
@@ -108,7 +109,7 @@ class LogitEfficiency:
 
 
 @dataclass(frozen=True)
-class GradientAlignment:
+class GradientAlignment(Result):
     """How the loss's gradient lies to the weights.
 
     Attributes:

@@ -54,6 +54,7 @@ from torch.nn import functional as F
 from circuit_lab.measures.modular.frequency_ablation import isotypic_projector
 from circuit_lab.measures.modular.pair_logits import PairLogits, pair_logits
 from circuit_lab.measures.modular.trig_decomposition import rows_of
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask
 
@@ -62,7 +63,7 @@ PERIODIC_SHARE = 0.85
 
 
 @dataclass(frozen=True)
-class KeyFrequencyLosses:
+class KeyFrequencyLosses(Result):
     """Losses with the key frequencies alone and without them, per split ("all" are all pairs).
 
     Attributes:
@@ -86,7 +87,7 @@ class KeyFrequencyLosses:
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronFrequencies:
+class NeuronFrequencies(Result):
     """How much of each neuron is of one frequency.
 
     Attributes:
@@ -123,7 +124,7 @@ class NeuronFrequencies:
 
 
 @dataclass(frozen=True, eq=False)
-class WeightSpectra:
+class WeightSpectra(Result):
     """Norms of the Fourier components of weights; entry k - 1 is frequency k.
 
     Attributes:
@@ -151,7 +152,7 @@ class WeightSpectra:
 
 
 @dataclass(frozen=True, eq=False)
-class ProgressMeasures:
+class ProgressMeasures(Result):
     """The progress measures of one net.
 
     Attributes:

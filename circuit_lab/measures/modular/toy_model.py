@@ -34,6 +34,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
+from circuit_lab.measures.result import Result
+
 
 @dataclass(frozen=True)
 class ToyModelConfig:
@@ -75,7 +77,7 @@ class ToyModelConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class ToyModelRun:
+class ToyModelRun(Result):
     """One training run, recorded every few steps and after the last one.
 
     Attributes:

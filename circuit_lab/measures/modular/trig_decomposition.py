@@ -33,13 +33,14 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from circuit_lab.measures.modular.pair_logits import PairLogits, pair_logits
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import AnswerGroup, ModularTask, Queries
 
 KEY_SHARE = 0.95
-"""Key frequencies are the fewest that hold this share of the generalising energy. Nanda et al. pick theirs by eye from
-the norms of the embedding; a share of what reaches the logits needs no eye, and is blind to frequencies that are
-embedded and not used."""
+"""Key frequencies are the fewest that hold this share of what the generalising energy has above an answer table's level
+(`key_frequency_rows`). Nanda et al. pick theirs by eye from the norms of the embedding; a share of what reaches the
+logits needs no eye, and is blind to frequencies that are embedded and not used."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PartsOnSplit:
 
 
 @dataclass(frozen=True, eq=False)
-class TrigDecomposition:
+class TrigDecomposition(Result):
     """The two parts of a net's logits.
 
     Attributes:

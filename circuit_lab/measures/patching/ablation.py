@@ -47,6 +47,7 @@ from circuit_lab.measures.hooked_model import (
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import METRICS, target_of
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 HOWS = ("zero", "mean", "resample")
@@ -89,7 +90,7 @@ class Component:
 
 
 @dataclass(frozen=True, eq=False)
-class Ablation:
+class Ablation(Result):
     """The metrics of every query, intact and without each component.
 
     Attributes:

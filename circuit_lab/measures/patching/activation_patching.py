@@ -43,13 +43,14 @@ from circuit_lab.measures.patching.patch_runs import RECEIVER, SOURCE, patch_bat
 from circuit_lab.measures.patching.patch_sites import PatchGrid, patch_grid
 from circuit_lab.measures.patching.query_pairs import DIRECTIONS, QueryPairs
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 POSITIONS = ("each", "all")
 
 
 @dataclass(frozen=True, eq=False)
-class ActivationPatching:
+class ActivationPatching(Result):
     """The metrics of every query in every cell of a grid, and in both runs.
 
     Attributes:

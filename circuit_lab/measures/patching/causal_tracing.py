@@ -47,6 +47,7 @@ from circuit_lab.measures.metrics import METRICS, ranks_of
 from circuit_lab.measures.patching.activation_patching import activation_patching
 from circuit_lab.measures.patching.query_pairs import SAME_BRIDGE, pair_queries
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 CHANGES = ("h", "r1", "r2", SAME_BRIDGE)
@@ -91,7 +92,7 @@ class StateEffects:
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTracing:
+class CausalTracing(Result):
     """The effect of every state, what the lens reads, and the circuit.
 
     Attributes:

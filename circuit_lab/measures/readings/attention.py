@@ -35,6 +35,7 @@ from circuit_lab.measures.hooked_model import (
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 ROLE_SHARE = 0.5
@@ -44,7 +45,7 @@ NO_ROLE = "no single source"
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionPatterns:
+class AttentionPatterns(Result):
     """Where each head looks, over queries; a reading, not causal evidence.
 
     Attributes:

@@ -41,6 +41,7 @@ from circuit_lab.measures.hooked_model import (
 )
 from circuit_lab.measures.intervals import CONFIDENCE_LEVEL
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 _N_GROUPS = 20
@@ -51,7 +52,7 @@ _NOISE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class LensSiteCka:
+class LensSiteCka(Result):
     """Linear CKA between the lens sites at one position.
 
     Attributes:

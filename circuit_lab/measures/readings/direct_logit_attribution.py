@@ -42,6 +42,7 @@ from circuit_lab.measures.hooked_model import (
 from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.metrics import target_of
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.nets.components import Norm
 from circuit_lab.tasks import Queries
@@ -58,7 +59,7 @@ component or a transform that was missed does not."""
 
 
 @dataclass(frozen=True, eq=False)
-class DirectLogitAttribution:
+class DirectLogitAttribution(Result):
     """What each component writes into the answer's logit, per query, in logits.
 
     Attributes:

@@ -40,6 +40,7 @@ from circuit_lab.measures.hooked_model import (
 )
 from circuit_lab.measures.intervals import TAILS, times_drawn
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 from circuit_lab.tasks.queries import NO_FACT
 
@@ -50,7 +51,7 @@ _NOISE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
-class BridgeGeometry:
+class BridgeGeometry(Result):
     """Cosine similarity of states with the same and with other bridges.
 
     Attributes:

@@ -59,6 +59,7 @@ from circuit_lab.measures.readings.folds import (
 )
 from circuit_lab.measures.readings.logit_lens import check_readable, target_tokens
 from circuit_lab.measures.readings.softmax_map import SoftmaxHead, held_out_logits
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 PENALTIES = (1e-5, 1e-4, 1e-3)
@@ -66,7 +67,7 @@ PENALTIES = (1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True, eq=False)
-class LearntLens:
+class LearntLens(Result):
     """What the learnt lens reads of one target, beside the plain lens and the control.
 
     Attributes:

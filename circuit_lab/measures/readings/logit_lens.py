@@ -26,13 +26,14 @@ from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel, a
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
 
 ANSWER = "answer"
 
 
 @dataclass(frozen=True, eq=False)
-class LogitLens:
+class LogitLens(Result):
     """What the lens reads, per query and averaged.
 
     Attributes:

@@ -42,12 +42,13 @@ from circuit_lab.measures.readings.folds import (
 )
 from circuit_lab.measures.readings.logit_lens import target_tokens
 from circuit_lab.measures.readings.softmax_map import SoftmaxHead, held_out_logits
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer, build_net
 from circuit_lab.tasks import Queries
 
 
 @dataclass(frozen=True, eq=False)
-class Probes:
+class Probes(Result):
     """How often linear probes read the target, with controls.
 
     Attributes:

@@ -40,6 +40,7 @@ from circuit_lab.measures.hooked_model import (
     states_at,
 )
 from circuit_lab.measures.intervals import proportion_interval
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.subspaces.das import fresh_weights
 from circuit_lab.measures.subspaces.held_out_pairs import FactSplit, split_by_first_hop
 from circuit_lab.nets import find_lens_site
@@ -49,7 +50,7 @@ MAPPED, MISMATCHED, UNTRAINED, UNMAPPED, OWN = ("mapped A", "mismatched map", "u
 
 
 @dataclass(frozen=True, eq=False)
-class CrossInterchange:
+class CrossInterchange(Result):
     """Interchange accuracy of B with states of A, and of the controls.
 
     Attributes:

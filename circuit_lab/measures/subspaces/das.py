@@ -48,6 +48,7 @@ from circuit_lab.measures.hooked_model import (
 )
 from circuit_lab.measures.intervals import proportion_interval
 from circuit_lab.measures.progress import progress
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.subspaces.held_out_pairs import FactSplit, InterchangePairs, split_by_first_hop
 from circuit_lab.nets import HookedSharedTransformer, LensSite, find_lens_site
 from circuit_lab.tasks import Queries, concatenate
@@ -57,7 +58,7 @@ SUBSPACES = ("learnt", "arbitrary labels", "untrained net", "random", "full stat
 
 
 @dataclass(frozen=True, eq=False)
-class BridgeDas:
+class BridgeDas(Result):
     """Interchange accuracy of learnt subspaces and of their controls.
 
     Attributes:

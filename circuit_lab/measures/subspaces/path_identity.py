@@ -26,6 +26,7 @@ from transformer_lens.utilities.statistics import derive_generator
 
 from circuit_lab.measures.correlations import pearson_and_spearman
 from circuit_lab.measures.intervals import TAILS, resampled_means
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.subspaces.cross_interchange import CrossInterchange
 from circuit_lab.measures.two_hop.locate import LocatedSites, SiteRate
 
@@ -35,7 +36,7 @@ _MIN_CELLS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Correlations:
+class Correlations(Result):
     """Correlations of one comparison, in the order of `COEFFICIENTS`; each in [-1, 1], `nan` where a side is constant.
 
     Attributes:
@@ -59,7 +60,7 @@ class Correlations:
 
 
 @dataclass(frozen=True, eq=False)
-class GridSimilarity:
+class GridSimilarity(Result):
     """Similarity of two patching grids.
 
     Attributes:
@@ -158,7 +159,7 @@ def _middle(draws: Float[Tensor, "draws n_coefficients"]) -> tuple[Tensor, Tenso
 
 
 @dataclass(frozen=True, eq=False)
-class SiteOverlap:
+class SiteOverlap(Result):
     """Overlap of the sites that two nets, or two splits, hand the bridge on at.
 
     Attributes:
@@ -248,7 +249,7 @@ def _chance_jaccard(n_candidates: int, n_a: int, n_b: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class PathIdentity:
+class PathIdentity(Result):
     """What is known of whether two nets, or two splits, use one path.
 
     Attributes:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuit_lab.measures.metrics import ranks_of
+from circuit_lab.measures.result import Result
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
@@ -29,7 +30,7 @@ BRIDGE_FOUND_CAVEAT = (
 
 
 @dataclass(frozen=True, eq=False)
-class BridgeRecovery:
+class BridgeRecovery(Result):
     """What the lens reads of the bridge and of the answer, averaged over queries.
 
     Attributes:

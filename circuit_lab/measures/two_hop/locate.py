@@ -27,6 +27,7 @@ The evidence of a diagnosis is then read on *other* queries at these sites.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 import torch
@@ -34,6 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuit_lab.measures.intervals import Interval, proportion_interval
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import (
     AnySite,
     OutputSite,
@@ -44,6 +46,7 @@ from circuit_lab.measures.sites import (
     patched_logits,
     position_sets,
     site_states,
+    stage_before,
 )
 from circuit_lab.measures.two_hop.partners import PartnerPool
 from circuit_lab.measures.two_hop.transplants import MIN_PARTNERS
@@ -99,7 +102,7 @@ class SiteRate:
 
 
 @dataclass(frozen=True)
-class LocatedSites:
+class LocatedSites(Result):
     """Where training queries hand on their bridge.
 
     Attributes:
@@ -207,7 +210,7 @@ def _joint_rates(trial: "_Hop1Trial") -> Iterator[SiteRate]:
         grown = [OutputSite(tuple(sorted((*chosen, place)))) for place in trial.places if place not in chosen]
         effects = [trial.effect(site) for site in grown]
         best = max(range(len(grown)), key=effects.__getitem__, default=None)
-        if best is None or effects[best] - effect < MIN_GAIN * abs(start):
+        if best is None or effects[best] - effect <= MIN_GAIN * abs(start):
             return
         chosen, effect = grown[best].places, effects[best]
         if len(chosen) == 1:
@@ -239,8 +242,7 @@ class _Hop1Trial:
         self.mate_exists = mates.exists
         self.receivers, self.mates = pool[receivers.rows[self.exists]], pool[mates.rows[mates.exists]]
         self.places = output_places(net, queries.tokens.shape[1])
-        self._everything = OutputSite(tuple(self.places))
-        self._kept: tuple[str, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._streams: dict[str, _States] = {}
 
     def rate(self, site: AnySite) -> SiteRate:
         """Rates of one site."""
@@ -295,21 +297,34 @@ class _Hop1Trial:
         of_wanted, of_own = logits.gather(1, answers).double().unbind(1)
         return float((of_wanted - of_own).mean()) if len(logits) else 0.0
 
-    def _states(
-        self, site: AnySite
-    ) -> tuple[Float[Tensor, "n rows d_model"], Float[Tensor, "m rows d_model"], Float[Tensor, "k rows d_model"]]:
-        """States of the queries, of their receivers and of their mates; all outputs are read in one forward pass."""
-        everything = self._everything if isinstance(site, OutputSite) else site
-        key = everything.stage
-        if self._kept is None or self._kept[0] != key:
-            askers = (self.queries, self.receivers, self.mates)
-            own, receiver, mate = (site_states(self.net, asked.tokens, site=everything) for asked in askers)
-            self._kept = (key, (own, receiver, mate))
+    def _states(self, site: AnySite) -> "_States":
+        """What `site_states` gives of the queries, of their receivers and of their mates."""
         if isinstance(site, Site):
-            return self._kept[1]
-        n_ctx = self.queries.tokens.shape[1]
-        rows = [*range(n_ctx), *(n_ctx + self.places.index(place) for place in site.places)]
-        own, receiver, mate = (states[:, rows] for states in self._kept[1])
+            return self._stream(site.stage)
+        places = [self.places.index(place) for place in site.places]
+        streams, outputs = self._stream(stage_before(self.net, site)), self._outputs
+        own, receiver, mate = (
+            torch.cat([stream, of_all[:, places]], dim=1) for stream, of_all in zip(streams, outputs, strict=True)
+        )
+        return own, receiver, mate
+
+    def _stream(self, stage: str) -> "_States":
+        if stage not in self._streams:
+            self._streams[stage] = self._of_each(Site(stage, ()))
+        return self._streams[stage]
+
+    @cached_property
+    def _outputs(self) -> "_States":
+        """Every component's output, one row per place."""
+        own, receiver, mate = (
+            states[:, self.queries.tokens.shape[1] :] for states in self._of_each(OutputSite(tuple(self.places)))
+        )
+        return own, receiver, mate
+
+    def _of_each(self, site: AnySite) -> "_States":
+        own, receiver, mate = (
+            site_states(self.net, asked.tokens, site=site) for asked in (self.queries, self.receivers, self.mates)
+        )
         return own, receiver, mate
 
     def _pass_rate(
@@ -341,6 +356,10 @@ class _Hop1Trial:
                 for r, s, p in parts
             ]
         )
+
+
+_States = tuple[Float[Tensor, "n rows d_model"], Float[Tensor, "m rows d_model"], Float[Tensor, "k rows d_model"]]
+"""Of the queries, of their receivers, of their mates."""
 
 
 def _parts(site: AnySite, n_rows: int) -> list[int]:

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import AnySite
 from circuit_lab.measures.two_hop.partners import NONE, Fitness, PartnerPool, Partners
 from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
@@ -78,7 +79,7 @@ class CausalTest:
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTests:
+class CausalTests(Result):
     """Hop 1, hop 2 and interchange over a set of queries, at the same sites.
 
     Attributes:

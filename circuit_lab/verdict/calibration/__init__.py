@@ -2,7 +2,7 @@
 
 from circuit_lab.verdict.calibration.catalogue import all_trials, quick_trials, wired_controls
 from circuit_lab.verdict.calibration.controls import NO_CIRCUIT_KINDS, Control, Kind, Perturbation
-from circuit_lab.verdict.calibration.runner import Record, Settings, Trial, read_records, run_controls
+from circuit_lab.verdict.calibration.runner import Record, Trial, read_records, run_controls
 from circuit_lab.verdict.calibration.scores import (
     Confusion,
     FalseCircuits,
@@ -23,6 +23,7 @@ from circuit_lab.verdict.calibration.summary import (
     summarise,
 )
 from circuit_lab.verdict.calibration.threshold_scan import ThresholdScan, scan_thresholds
+from circuit_lab.verdict.settings import Settings
 
 __all__ = [
     "HALVES",

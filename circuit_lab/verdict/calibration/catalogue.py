@@ -7,9 +7,10 @@ from dataclasses import replace
 from circuit_lab.verdict.calibration.controls import Control
 from circuit_lab.verdict.calibration.modular_controls import modular_controls
 from circuit_lab.verdict.calibration.perturbed_controls import noisy_controls, rotated_controls
-from circuit_lab.verdict.calibration.runner import Settings, Trial
+from circuit_lab.verdict.calibration.runner import Trial
 from circuit_lab.verdict.calibration.two_hop_controls import two_hop_controls
 from circuit_lab.verdict.calibration.untrained_controls import untrained_controls
+from circuit_lab.verdict.settings import Settings
 
 QUERY_LIMITS = (20, 50, 100, 200)
 """Queries per split at which the verdicts are read again."""

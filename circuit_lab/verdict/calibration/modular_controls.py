@@ -5,19 +5,18 @@ two-hop mixtures; where it writes wrong answers, it takes away that share of the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.nets.controls.modular import COSINE_SCALE, TABLE_HEIGHT, cosine_network, lookup_table, mixture
-from circuit_lab.tasks import ModularConfig, ModularTask, Queries, Task, build_task, concatenate
-from circuit_lab.verdict.calibration.controls import Control, Kind
-from circuit_lab.verdict.calibration.halves import is_held_out
+from circuit_lab.tasks import ModularConfig, ModularTask, Queries, concatenate
+from circuit_lab.verdict.calibration.controls import Control
+from circuit_lab.verdict.calibration.families import Draw, Family, controls_of, drawn
 from circuit_lab.verdict.calibration.two_hop_mixtures import MARGIN, truth_of_table_share
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS
 from circuit_lab.verdict.verdicts import Verdict
@@ -34,48 +33,18 @@ N_FREQUENCIES = 4
 _OUTWEIGHS = 1.05 * 2 * N_FREQUENCIES * COSINE_SCALE
 """Height from which a table decides every pair it lists, whatever the cosines say."""
 
-Draw = torch.Generator
-Wire = Callable[[ModularTask, Draw], HookedSharedTransformer]
-
 
 @dataclass(frozen=True)
-class _Family:
-    """Nets wired in one way; the attributes are those of the two-hop families."""
+class _Family(Family[ModularTask]):
+    """Modular nets wired in one way."""
 
-    name: str
-    mechanism: str
-    truth: Verdict | None
-    wire: Wire
-    kind: Kind = "known_answer"
     tasks: Sequence[ModularConfig] = TASKS
-    scored: bool = True
 
 
 def modular_controls() -> Iterator[Control]:
     """Every wired modular control, in a fixed order."""
     for family in (*_circuits(), *_tables(), *_random_labels(), *_mixtures()):
-        yield from _controls_of(family)
-
-
-def _controls_of(family: _Family) -> Iterator[Control]:
-    name, _, suffix = f"modular/{family.name}".partition(" ")
-    for i, config in enumerate(family.tasks):
-        yield Control(
-            name="/".join([name, f"task={i}", *([suffix] if suffix else [])]),
-            family=name,
-            mechanism=family.mechanism,
-            truth=family.truth,
-            kind=family.kind,
-            held_out=is_held_out(name),
-            build=partial(_build, family.wire, config, i),
-            scored=family.scored and family.truth is not None,
-        )
-
-
-def _build(wire: Wire, config: ModularConfig, seed: int) -> tuple[HookedSharedTransformer, Task]:
-    task = build_task(config)
-    assert isinstance(task, ModularTask)
-    return wire(task, torch.Generator().manual_seed(2000 + seed)), task
+        yield from controls_of(family)
 
 
 def _frequencies(task: ModularTask, draw: Draw, n: int = N_FREQUENCIES) -> list[int]:
@@ -236,10 +205,6 @@ def _mixtures() -> Iterator[_Family]:
         )
 
 
-def _drawn(n: int, share: float, draw: Draw) -> Bool[Tensor, " n"]:
-    return torch.rand(n, generator=draw) < share
-
-
 def _with_table(task: ModularTask, draw: Draw, listed: Queries, answers: Tensor) -> HookedSharedTransformer:
     """The trigonometric algorithm, with a table that decides the listed pairs."""
     return mixture(
@@ -252,17 +217,17 @@ def _with_table(task: ModularTask, draw: Draw, listed: Queries, answers: Tensor)
 
 
 def _mixture(task: ModularTask, draw: Draw, *, share: float) -> HookedSharedTransformer:
-    listed = task.pairs[_drawn(len(task.pairs), share, draw)]
+    listed = task.pairs[drawn(len(task.pairs), share, draw)]
     return _with_table(task, draw, listed, listed.answer)
 
 
 def _lossy_circuit(task: ModularTask, draw: Draw, *, accuracy: float) -> HookedSharedTransformer:
     test = task.splits["test"]
-    listed = test[_drawn(len(test), 1 - accuracy, draw)]
+    listed = test[drawn(len(test), 1 - accuracy, draw)]
     shift = torch.randint(1, task.config.n_elements, (len(listed),), generator=draw)
     return _with_table(task, draw, listed, (listed.answer + shift) % task.config.n_elements)
 
 
 def _partial_table(task: ModularTask, draw: Draw, *, share: float) -> HookedSharedTransformer:
     test = task.splits["test"]
-    return _table_of(task, concatenate([task.training, test[_drawn(len(test), share, draw)]]))
+    return _table_of(task, concatenate([task.training, test[drawn(len(test), share, draw)]]))

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,17 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
-import circuit_lab
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Task
+from circuit_lab.training import write_atomically
+from circuit_lab.training.checkpoint import weights_hash
 from circuit_lab.verdict.calibration.controls import Control, Kind, Perturbation
 from circuit_lab.verdict.calibration.stored_readings import StoredReadings, readings_of
 from circuit_lab.verdict.diagnose import diagnose
+from circuit_lab.verdict.settings import Settings
+from circuit_lab.verdict.source_hash import source_hash
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS, THRESHOLDS
 from circuit_lab.verdict.verdicts import Verdict
-
-_MEASURING = ("tasks", "nets", "measures", "verdict")
-_CALIBRATING = Path("verdict") / "calibration"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How controls are diagnosed; the meaning of each is that of `diagnose`.
-
-    Attributes:
-        seed: Seed of partners, samples and resamples.
-        n_partners: Transplants per two-hop query, test and site.
-        max_queries_per_split: Queries read of each split at most.
-    """
-
-    seed: int = 0
-    n_partners: int = 6
-    max_queries_per_split: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -193,33 +177,16 @@ def diagnose_control(trial: Trial, known: Mapping[str, Record]) -> Record:
 
 def content_key(net: HookedSharedTransformer, task: Task, control: Control, settings: Settings) -> str:
     """Hash of everything that a record depends on."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(net.unique_state_dict().items()):
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
     described: dict[str, Any] = {
+        "weights": weights_hash(net.unique_state_dict()),
         "net": net.cfg.model_dump(mode="json"),
         "task": task.certificate.task_hash,
         "settings": asdict(settings),
         "thresholds": [asdict(THRESHOLDS), asdict(MODULAR_THRESHOLDS)],
-        "code": measuring_code_hash(),
+        "code": source_hash(),
         "stated": [control.name, control.family, control.kind, control.truth, control.held_out, control.scored],
     }
-    digest.update(json.dumps(described, sort_keys=True).encode())
-    return digest.hexdigest()[:32]
-
-
-@cache
-def measuring_code_hash() -> str:
-    """Hash of the sources that a diagnosis runs through."""
-    root = Path(circuit_lab.__file__).parent
-    digest = hashlib.sha256()
-    for package in _MEASURING:
-        for path in sorted((root / package).rglob("*.py")):
-            if not path.relative_to(root).is_relative_to(_CALIBRATING):
-                digest.update(path.relative_to(root).as_posix().encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _in_order(trials: Sequence[Trial], known: Mapping[str, Record], n_jobs: int) -> Iterator[Record]:
@@ -248,9 +215,7 @@ def _on_one_thread(trial: Trial, known: Mapping[str, Record]) -> Record:
 
 def _write_all(records: Iterable[Record], out: Path) -> None:
     """Put the file in order, without lines of controls that are no longer run."""
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text("".join(record.model_dump_json() + "\n" for record in records), encoding="utf-8")
-    partial.replace(out)
+    write_atomically(out, "".join(record.model_dump_json() + "\n" for record in records).encode())
 
 
 def _refuse_repeated(trials: Sequence[Trial]) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from circuit_lab.verdict.calibration.controls import NO_CIRCUIT_KINDS
-from circuit_lab.verdict.calibration.runner import Record, Settings
+from circuit_lab.verdict.calibration.runner import Record
 from circuit_lab.verdict.calibration.scores import (
     CIRCUIT_VERDICTS,
     Confusion,
@@ -23,6 +23,7 @@ from circuit_lab.verdict.calibration.scores import (
     reliability,
 )
 from circuit_lab.verdict.calibration.threshold_scan import ThresholdScan, scan_thresholds
+from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.verdicts import Verdict
 
 Half = Literal["development", "held_out"]

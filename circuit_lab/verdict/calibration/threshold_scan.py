@@ -1,7 +1,7 @@
 """Where each threshold may lie: the macro-F1 of the development half as one threshold moves and the others stay.
 
 The stored readings are decided anew at every value, so no net is run. Two limits of this: confidence is not resampled,
-and what was measured *at* a threshold stays (the sites that the causal tests use, found at a rate of one half).
+and what was measured *at* a threshold stays (the sites that the causal tests use, located from `MIN_RATE` on).
 """
 
 from collections.abc import Callable, Sequence

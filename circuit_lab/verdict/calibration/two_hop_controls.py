@@ -20,17 +20,15 @@ from circuit_lab.nets.controls.two_hop import (
 )
 from circuit_lab.tasks import TwoHopConfig, TwoHopTask
 from circuit_lab.verdict.calibration.controls import Control
+from circuit_lab.verdict.calibration.families import Draw, controls_of, drawn
 from circuit_lab.verdict.calibration.two_hop_families import (
     EVERY,
     LARGE_TASKS,
     NATURAL_TASKS,
     TASKS,
     TESTED,
-    Draw,
     TwoHopFamily,
     Wire,
-    controls_of,
-    drawn,
     training_triples,
     triples_of,
 )

@@ -1,18 +1,15 @@
-"""Families of wired two-hop nets: the tasks they are wired for, and how a family becomes controls."""
+"""What wired two-hop nets are wired for: tasks, and the triples of a task that a table may list."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from circuit_lab.nets import HookedSharedTransformer
-from circuit_lab.tasks import Task, TwoHopConfig, TwoHopTask, build_task
-from circuit_lab.verdict.calibration.controls import Control, Kind
-from circuit_lab.verdict.calibration.halves import is_held_out
-from circuit_lab.verdict.verdicts import Verdict
+from circuit_lab.tasks import TwoHopConfig, TwoHopTask
+from circuit_lab.verdict.calibration.families import Draw, Family
 
 
 def _task(
@@ -49,54 +46,14 @@ LARGE_TASKS = tuple(_task(36, 10, 10, 0.4, seed=seed) for seed in range(4))
 TESTED = ("test_id", "test_ood")
 EVERY = ("train_inferred", "test_id", "hop1_ood", "hop2_ood", "test_ood")
 
-Draw = torch.Generator
 Wire = Callable[[TwoHopTask, Draw], HookedSharedTransformer]
 
 
 @dataclass(frozen=True)
-class TwoHopFamily:
-    """Nets wired in one way.
+class TwoHopFamily(Family[TwoHopTask]):
+    """Two-hop nets wired in one way."""
 
-    Attributes:
-        name: Of the family, without its prefix.
-        mechanism: One sentence.
-        truth: The right verdict; None where no verdict's meaning covers the mechanism.
-        wire: Makes the net for a task.
-        kind: What sort of net it is.
-        tasks: What it is wired for.
-        scored: Whether its controls count in the F1 score.
-    """
-
-    name: str
-    mechanism: str
-    truth: Verdict | None
-    wire: Wire
-    kind: Kind = "known_answer"
     tasks: Sequence[TwoHopConfig] = TASKS
-    scored: bool = True
-
-
-def controls_of(family: TwoHopFamily) -> Iterator[Control]:
-    """A control for each of the family's tasks; what follows a space in the family's name tells its controls apart."""
-    name, _, suffix = f"two_hop/{family.name}".partition(" ")
-    for i, config in enumerate(family.tasks):
-        parts = [name, f"task={i}", *([suffix] if suffix else [])]
-        yield Control(
-            name="/".join(parts),
-            family=name,
-            mechanism=family.mechanism,
-            truth=family.truth,
-            kind=family.kind,
-            held_out=is_held_out(name),
-            build=partial(_build, family.wire, config, i),
-            scored=family.scored and family.truth is not None,
-        )
-
-
-def _build(wire: Wire, config: TwoHopConfig, seed: int) -> tuple[HookedSharedTransformer, Task]:
-    task = build_task(config)
-    assert isinstance(task, TwoHopTask)
-    return wire(task, torch.Generator().manual_seed(1000 + seed)), task
 
 
 def triples_of(task: TwoHopTask, splits: Sequence[str]) -> Int[Tensor, "n 4"]:
@@ -109,8 +66,3 @@ def training_triples(task: TwoHopTask) -> Int[Tensor, "n 4"]:
     """Rows (h, r1, r2, answer) of all that is trained on, augmentation included."""
     in_training = torch.cat([task.splits[name].in_training for name in EVERY])
     return triples_of(task, EVERY)[in_training]
-
-
-def drawn(n: int, share: float, draw: Draw) -> Bool[Tensor, " n"]:
-    """Each of n things by itself, with probability `share`."""
-    return torch.rand(n, generator=draw) < share

@@ -14,13 +14,12 @@ import torch
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.nets.controls.two_hop import triple_table, triple_table_over_circuit
 from circuit_lab.tasks import TwoHopConfig, TwoHopTask
+from circuit_lab.verdict.calibration.families import Draw, drawn
 from circuit_lab.verdict.calibration.two_hop_families import (
     EVERY,
     LARGE_TASKS,
     TASKS,
-    Draw,
     TwoHopFamily,
-    drawn,
     training_triples,
     triples_of,
 )

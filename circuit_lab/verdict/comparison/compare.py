@@ -1,20 +1,18 @@
 """Two checkpoints side by side: both diagnoses, the differences between them, and whether they use the same path."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 
-from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.verdict.comparison.differences import Difference, compare_numbers
 from circuit_lab.verdict.comparison.modular_path import compare_modular_paths
 from circuit_lab.verdict.comparison.paired_queries import Side, ask_the_same, paired_hits
 from circuit_lab.verdict.comparison.path import PATH_THRESHOLDS, PathAnswer, PathEvidence, SamePath
-from circuit_lab.verdict.diagnose import diagnose
+from circuit_lab.verdict.diagnose import diagnose_subject
 from circuit_lab.verdict.diagnosis import Diagnosis
-from circuit_lab.verdict.subject import CheckpointLike, find_subject
+from circuit_lab.verdict.settings import Settings
+from circuit_lab.verdict.subject import CheckpointLike, find_subject, in_eval_mode
 
 SCHEMA_VERSION = 1
 
@@ -70,6 +68,11 @@ class Comparison(BaseModel):
         """The comparison as JSON, both diagnoses included."""
         return self.model_dump_json(indent=indent)
 
+    def _repr_html_(self) -> str:
+        from circuit_lab.report.display import render_comparison  # upward on purpose: see the layer test
+
+        return render_comparison(self)
+
 
 def compare(
     a: CheckpointLike,
@@ -106,17 +109,11 @@ def compare(
     side_a, side_b = (
         Side(
             subject,
-            diagnose(
-                checkpoint,
-                seed=seed,
-                n_partners=n_partners,
-                max_queries_per_split=max_queries_per_split,
-                device=device,
-            ),
+            diagnose_subject(subject, Settings(seed, n_partners, max_queries_per_split)),
         )
-        for subject, checkpoint in zip(subjects, (a, b), strict=True)
+        for subject in subjects
     )
-    with _in_eval_mode(side_a.subject.net, side_b.subject.net):
+    with in_eval_mode(side_a.subject.net, side_b.subject.net):
         return compare_diagnosed(side_a, side_b, seed=seed)
 
 
@@ -169,19 +166,6 @@ def _warnings(a: Diagnosis, b: Diagnosis, same_questions: bool) -> tuple[str, ..
             f"Their sites differ (A: {sites[0]}; B: {sites[1]}): numbers at a site of one only are left out."
         )
     return tuple(warnings)
-
-
-@contextmanager
-def _in_eval_mode(*nets: HookedSharedTransformer) -> Iterator[None]:
-    """Nets in `eval` mode; each gets its own back."""
-    modes = [net.training for net in nets]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for net, was_training in zip(nets, modes, strict=True):
-            net.train(was_training)
 
 
 def _compare_paths(a: Side, b: Side, seed: int) -> PathAnswer:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from circuit_lab.measures import Interval, proportion_interval
+from circuit_lab.measures import Interval
+from circuit_lab.verdict.checks import Share
 from circuit_lab.verdict.comparison.intervals import (
     INDEPENDENT,
     UNKNOWN,
@@ -23,7 +24,7 @@ from circuit_lab.verdict.comparison.intervals import (
     difference_interval,
     paired_correlation,
 )
-from circuit_lab.verdict.diagnosis import Diagnosis, Evidence, SplitOutcomes, Unit
+from circuit_lab.verdict.diagnosis import Diagnosis, Evidence, Unit
 
 Method = Literal["paired", "independent", "half-widths added", "none"]
 OUTCOME = "outcome: "
@@ -109,24 +110,7 @@ def _outcome_rows(diagnosis: Diagnosis) -> Iterator[Evidence]:
     """The share of each outcome on each split, as evidence."""
     for split in diagnosis.outcomes:
         for outcome in split.shares:
-            yield _outcome_row(split, outcome)
-
-
-def _outcome_row(split: SplitOutcomes, outcome: str) -> Evidence:
-    interval = proportion_interval(round(split.shares[outcome] * split.n), split.n)
-    return Evidence(
-        name=OUTCOME + outcome,
-        split=split.split,
-        site="",
-        value=split.shares[outcome] if split.n else None,
-        low=interval.low,
-        high=interval.high,
-        n=split.n,
-        unit="share",
-        control=None,
-        compared_with="",
-        decides=False,
-    )
+            yield Evidence.of(OUTCOME + outcome, split.split, Share(round(split.shares[outcome] * split.n), split.n))
 
 
 def _is_outcome_of_neither(a: Evidence, b: Evidence) -> bool:

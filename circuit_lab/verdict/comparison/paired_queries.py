@@ -1,10 +1,11 @@
 """What two nets did with the same queries, one by one, behind the shares that their diagnoses state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool
 
 from circuit_lab.measures import predicted_answers
 from circuit_lab.tasks import ModularTask, Queries
@@ -28,6 +29,7 @@ class Side:
 
     subject: Subject
     diagnosis: Diagnosis
+    _right: dict[str, Bool[np.ndarray, " n"]] = field(default_factory=dict, init=False, repr=False)
 
     def read_queries(self, split: str) -> pd.DataFrame | None:
         """The table of the queries read of a split, one row each; None where the diagnosis keeps none."""
@@ -37,6 +39,13 @@ class Side:
         """The queries whose accuracy is stated: of a split, or else all training items."""
         task = self.subject.task
         return task.splits.get(split, task.training)
+
+    def right(self, split: str) -> Bool[np.ndarray, " n"]:
+        """Whether the net answers each of `all_queries(split)` right; asked once."""
+        if split not in self._right:
+            queries = self.all_queries(split)
+            self._right[split] = (predicted_answers(self.subject.net, queries) == queries.answer).numpy()
+        return self._right[split]
 
 
 def ask_the_same(a: Side, b: Side) -> bool:
@@ -103,9 +112,5 @@ def _answered_anew(a: Side, b: Side, split: str) -> HitsOfBoth | None:
     queries_a, queries_b = a.all_queries(split), b.all_queries(split)
     if not (torch.equal(queries_a.tokens, queries_b.tokens) and torch.equal(queries_a.answer, queries_b.answer)):
         return None
-    right_a, right_b = (
-        (predicted_answers(side.subject.net, queries) == queries.answer).numpy()
-        for side, queries in ((a, queries_a), (b, queries_b))
-    )
     everything = np.ones(len(queries_a), dtype=bool)
-    return HitsOfBoth(Hits(right_a, everything), Hits(right_b, everything))
+    return HitsOfBoth(Hits(a.right(split), everything), Hits(b.right(split), everything))

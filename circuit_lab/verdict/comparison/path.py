@@ -19,12 +19,12 @@ class PathThresholds:
     Attributes:
         lends: Share of the interchanges that the receiver's own states bring about, from which the other net's mapped
             states count as doing the same work: mostly, as for answers that go mostly through the bridge. Of the same
-            net in turned coordinates it is above .97, of two true circuits trained from different seeds .76 to .84.
+            net in turned coordinates it is above .97; of two true circuits trained from different seeds it is lower.
         control_lends: The same share of an untrained net's states, or through a map fitted on mismatched queries, at
             which the map itself knows the answers and the test says nothing.
         follows_own: Share of interchanges that the receiver's own states must bring about: below one half there is
             little for the other's to do as well as.
-        hands_on: Hop-1 rate from which a place counts as handing on the bridge, and below which as not: `MIN_RATE`.
+        hands_on: Hop-1 rate below which, with its interval, a place counts as not handing on the bridge: mostly not.
         shared_frequencies: Share of the generalising energy that sits in the same frequencies, from which two modular
             circuits count as the same: mostly.
         other_frequencies: The same share below which they count as two circuits of one algorithm; symmetric around

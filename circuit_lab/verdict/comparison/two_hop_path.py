@@ -11,9 +11,8 @@ In this order:
    A lends from its last site and B receives at its first. Counted are the pairs of queries, of those that both answer
    right, in which B's answer follows B's own state through a map fitted in the same way. If in most of these B's answer
    follows A's state too, and in the other direction A's follows B's: yes.
-7. Else cannot tell. A map that fails does not make two paths: two true circuits trained from different seeds lend each
-   other .76 to .84 from the last site to the first, but about .4 from the first to the first, where part of the bridge
-   is still in the making and no affine map finds it.
+7. Else cannot tell. A map that fails does not make two paths: at an early site part of the bridge may still be in the
+   making, and no affine map finds it there.
 
 Overlap and correlation of the sites are shown beside it and never decide: nets with different verdicts can have the
 same grids.
@@ -32,7 +31,6 @@ from circuit_lab.measures import (
     Site,
     cross_interchange,
     known_good,
-    proportion_interval,
     site_overlap,
 )
 from circuit_lab.tasks import Queries, TwoHopTask, concatenate
@@ -161,8 +159,7 @@ def _by_sites(a: LocatedSites, b: LocatedSites, at: PathThresholds) -> PathAnswe
 
 def _upper_rate(located: LocatedSites, positions: tuple[int, ...]) -> float:
     """Upper end of the highest rate at which these positions hand on the bridge; 1 where that was not tried."""
-    rates = [c for c in located.candidates if c.site.positions == positions and c.n > 0]
-    uppers = [proportion_interval(round(c.deciding_rate * c.n), c.n).high for c in rates]
+    uppers = (c.interval.high for c in located.candidates if c.site.positions == positions and c.n > 0)
     return max(uppers, default=1.0)
 
 

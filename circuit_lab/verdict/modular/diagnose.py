@@ -26,12 +26,13 @@ from circuit_lab.measures import (
 )
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.checks import Decision, Share, share_right
-from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes
+from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes, rests_on
 from circuit_lab.verdict.modular.ancestor import Ancestor, find_ancestor
-from circuit_lab.verdict.modular.evidence import gather_evidence
+from circuit_lab.verdict.modular.evidence import gather_evidence, row_of
 from circuit_lab.verdict.modular.explain import plain_reasons, plain_warnings
 from circuit_lab.verdict.modular.outcomes import Outcome, outcomes_of
 from circuit_lab.verdict.modular.rules import HeldOutPairs, Readings, bootstrap, decide
+from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.subject import Subject
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS
 from circuit_lab.verdict.verdicts import Verdict
@@ -44,6 +45,7 @@ class ModularMeasurements:
     """What the evidence was read from.
 
     Attributes:
+        subject: The net and its task.
         key_frequencies: Those ablated, strongest first; named on held-out pairs that nothing else is read on.
         decomposition: Both parts of the logits, fitted on the held-out pairs that decide.
         decomposition_of_all: The same fitted on all pairs, for comparison with published figures only.
@@ -51,6 +53,7 @@ class ModularMeasurements:
         queries: Per split a table with one row per pair: tokens, answers, outcome.
     """
 
+    subject: Subject[ModularTask]
     key_frequencies: tuple[str, ...]
     decomposition: TrigDecomposition
     decomposition_of_all: TrigDecomposition
@@ -96,13 +99,14 @@ class _Measured:
         )
 
 
-def diagnose_modular(subject: Subject[ModularTask], *, seed: int, max_queries: int) -> Diagnosis:
-    """Diagnose a modular net; the arguments are those of `diagnose`."""
+def diagnose_modular(subject: Subject[ModularTask], settings: Settings) -> Diagnosis:
+    """Diagnose a modular net."""
+    seed = settings.seed
 
     def diagnose_earlier(earlier: Subject[ModularTask]) -> Diagnosis:
-        return diagnose_modular(earlier, seed=seed, max_queries=max_queries)
+        return diagnose_modular(earlier, settings)
 
-    measured = _measure(subject, seed, max_queries)
+    measured = _measure(subject, seed, settings.max_queries_per_split)
     pairs, ancestor = measured.held_out_pairs, None
     readings, candidates = bootstrap(pairs, measured.training, had_grokked=False, n_resamples=N_RESAMPLES, seed=seed)
     if candidates.keys() & {Verdict.MEMORISING, Verdict.SEMI_GROKKED}:
@@ -111,7 +115,7 @@ def diagnose_modular(subject: Subject[ModularTask], *, seed: int, max_queries: i
     if had_grokked:
         readings, candidates = bootstrap(pairs, measured.training, had_grokked=True, n_resamples=N_RESAMPLES, seed=seed)
     decision = decide(readings, had_grokked=had_grokked)
-    return _assemble(subject, measured, readings, decision, candidates, ancestor, seed)
+    return _assemble(subject, measured, readings, decision, candidates, ancestor, settings)
 
 
 def _measure(subject: Subject[ModularTask], seed: int, max_queries: int) -> _Measured:
@@ -147,10 +151,21 @@ def _assemble(
     decision: Decision,
     candidates: Mapping[str, float],
     ancestor: Ancestor | None,
-    seed: int,
+    settings: Settings,
 ) -> Diagnosis:
     task, held_out, ablations = subject.task, measured.held_out, measured.ablations
-    measurements = _measurements(measured)
+    measurements = _measurements(subject, measured)
+    reasons = plain_reasons(decision, measured.decomposition, measured.key_frequencies, ancestor)
+    evidence = gather_evidence(
+        subject.net,
+        task,
+        readings,
+        measured.decomposition,
+        measurements.decomposition_of_all,
+        ablations,
+        key_frequencies=measured.key_frequencies,
+        held_out=held_out,
+    )
     outcomes = tuple(_split_outcomes(name, measured, measurements.queries[name]) for name in ablations)
     n_pairs_read = len(torch.cat(list(measured.rows.values())).unique())
     return Diagnosis(
@@ -160,33 +175,28 @@ def _assemble(
         verdict=decision.certain_verdict,
         confidence=decision.confidence(candidates),
         candidates=dict(candidates),
-        reasons=plain_reasons(decision, measured.decomposition, measured.key_frequencies, ancestor),
+        reasons=tuple(reason.words for reason in reasons),
+        rests_on=rests_on(reasons, evidence, row_of(held_out)),
         warnings=plain_warnings(task, outcomes, ablations[held_out], held_out, ancestor, decision.verdict),
         outcomes=outcomes,
-        evidence=gather_evidence(
-            subject.net,
-            task,
-            readings,
-            measured.decomposition,
-            measurements.decomposition_of_all,
-            ablations,
-            key_frequencies=measured.key_frequencies,
-            held_out=held_out,
-        ),
+        evidence=evidence,
         sites=tuple(site.stage for site in ablations[held_out].sites.values()),
         certificate=Certificate.of(task.certificate),
         step=subject.step,
         net=subject.net_in_words,
-        seed=seed,
+        seed=settings.seed,
+        n_partners=settings.n_partners,
+        max_queries_per_split=settings.max_queries_per_split,
         n_interventions=n_pairs_read * _n_ablations(ablations[held_out]),
         n_candidates=len(measured.logits.group.irreps),
         measurements=measurements,
     )
 
 
-def _measurements(measured: _Measured) -> ModularMeasurements:
+def _measurements(subject: Subject[ModularTask], measured: _Measured) -> ModularMeasurements:
     everything = dict(measured.members) | {"all": torch.ones(len(measured.logits), dtype=torch.bool)}
     return ModularMeasurements(
+        subject=subject,
         key_frequencies=measured.key_frequencies,
         decomposition=measured.decomposition,
         decomposition_of_all=decompose(measured.logits, everything, fit="all"),

@@ -1,7 +1,7 @@
 """The evidence table of a modular diagnosis: every number with its split, site, interval, control and n."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from circuit_lab.measures import (
     PERIODIC_SHARE,
@@ -16,11 +16,14 @@ from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.checks import Estimate, Share, share_right
 from circuit_lab.verdict.diagnosis import Evidence, Unit
+from circuit_lab.verdict.modular import rules
 from circuit_lab.verdict.modular.rules import Readings
 
 _NORMAL_95 = 1.959964
 EXPLAINED_ROW = "trig energy share"
 CIRCUIT_ROW = "right answers through the key frequencies"
+KEY_FREQUENCIES = "generalising part in the key frequencies"
+_CONCENTRATION_ROW = "frequency concentration"
 
 
 def gather_evidence(
@@ -51,6 +54,17 @@ def gather_evidence(
     """
     rows = _accuracy_rows(net, task, readings, held_out)
     rows += _decomposition_rows(readings, decomposition, decomposition_of_all)
+    rows.append(
+        _shown(
+            KEY_FREQUENCIES,
+            held_out,
+            share_held(decomposition, key_frequencies),
+            decomposition.splits[held_out].n,
+            "share",
+            control=len(key_frequencies) / len(decomposition.group.irreps),
+            compared_with="a part with equal energy in every frequency; never decides",
+        )
+    )
     for split, ablation in ablations.items():
         rows += _ablation_rows(split, ablation)
     rows.append(
@@ -67,6 +81,24 @@ def gather_evidence(
     rows += _progress_rows(progress, held_out)
     rows += _efficiency_rows(net, task)
     return tuple(rows)
+
+
+def share_held(decomposition: TrigDecomposition, key_frequencies: Sequence[str]) -> float:
+    """Share of the generalising part's energy in the key frequencies, in [0, 1]."""
+    rows = [decomposition.group.irreps.index(name) for name in key_frequencies]
+    return float(decomposition.frequency_energy[rows].sum())
+
+
+def row_of(held_out: str) -> dict[str, tuple[str, str]]:
+    """Name and split of the rows that state a quantity of the rules, where `held_out` is the split that decides."""
+    return {
+        rules.TRAINING: ("accuracy", "train"),
+        rules.HELD_OUT: ("accuracy", held_out),
+        rules.EXPLAINED: (EXPLAINED_ROW, held_out),
+        rules.CONCENTRATION: (_CONCENTRATION_ROW, held_out),
+        rules.CIRCUIT: (CIRCUIT_ROW, held_out),
+        KEY_FREQUENCIES: (KEY_FREQUENCIES, held_out),
+    }
 
 
 def _accuracy_rows(
@@ -101,7 +133,7 @@ def _decomposition_rows(
             decides=True,
         ),
         Evidence.of(
-            "frequency concentration",
+            _CONCENTRATION_ROW,
             fitted,
             readings.concentration,
             control=0.0,

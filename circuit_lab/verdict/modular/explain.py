@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from circuit_lab.measures import INPUTS, FrequencyAblation, TrigDecomposition
 from circuit_lab.tasks import ModularTask
-from circuit_lab.verdict.checks import Decision
+from circuit_lab.verdict.checks import Decision, Reason
 from circuit_lab.verdict.diagnosis import SplitOutcomes
 from circuit_lab.verdict.modular.ancestor import Ancestor
+from circuit_lab.verdict.modular.evidence import KEY_FREQUENCIES, share_held
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS
 from circuit_lab.verdict.verdicts import Verdict
 
@@ -24,25 +25,20 @@ _SHOWN_FREQUENCIES = 8
 
 def plain_reasons(
     decision: Decision, decomposition: TrigDecomposition, key_frequencies: Sequence[str], ancestor: Ancestor | None
-) -> tuple[str, ...]:
+) -> tuple[Reason, ...]:
     """The verdict in a sentence, then what it rested on, deciding comparison first."""
-    reasons = [IN_WORDS[decision.certain_verdict], *decision.reasons()]
+    reasons = decision.reasons(IN_WORDS[decision.certain_verdict])
     if ancestor is not None:
-        reasons.append(f"It comes from {ancestor.description}.")
+        reasons.append(Reason(f"It comes from {ancestor.description}.", ()))
     shown = ", ".join(key_frequencies[:_SHOWN_FREQUENCIES]) + (
         ", ..." if len(key_frequencies) > _SHOWN_FREQUENCIES else ""
     )
-    n_all, held = len(decomposition.group.irreps), _share_held(decomposition, key_frequencies)
-    reasons.append(
+    n_all, held = len(decomposition.group.irreps), share_held(decomposition, key_frequencies)
+    words = (
         f"Key frequencies, strongest first: {shown or 'none'} ({len(key_frequencies)} of {n_all} hold {held:.0%} of "
         "the generalising part)."
     )
-    return tuple(reasons)
-
-
-def _share_held(decomposition: TrigDecomposition, key_frequencies: Sequence[str]) -> float:
-    rows = [decomposition.group.irreps.index(name) for name in key_frequencies]
-    return float(decomposition.frequency_energy[rows].sum())
+    return (*reasons, Reason(words, (KEY_FREQUENCIES,)))
 
 
 def plain_warnings(

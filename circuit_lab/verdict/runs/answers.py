@@ -5,9 +5,8 @@ modular, the generalising part explains most of the held-out logits. *Rose* has 
 
 1. *Passed one half*: most of the queries are answered right, the level below which a split counts as unsolved. This is
    the main one. Leaving chance would be too early a mark: chance is the best answer that ignores the question, and
-   what reads a part of it exceeds that at once (measured, 20 entities: chance .08, the most frequent answer to r2
-   alone .17; a net was at .14 by step 60 of 6,000 and at .25 to .30 for a thousand steps with no circuit). A circuit
-   that grows hand in hand with the accuracy does not pass for its forerunner: its own level is no lower.
+   what reads a part of it, such as the most frequent answer to r2 alone, exceeds that at once and with no circuit. A
+   circuit that grows hand in hand with the accuracy does not pass for its forerunner: its own level is no lower.
 2. *Solved*.
 
 The answer is *yes* if the circuit was certainly there at a checkpoint where the accuracy certainly had not yet come so

@@ -19,7 +19,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,11 @@ from pydantic import ValidationError
 from circuit_lab.tasks import ModularTask
 from circuit_lab.training import Checkpoint, load_checkpoint, read_metrics, resolve_checkpoint, write_atomically
 from circuit_lab.verdict.diagnosis import SCHEMA_VERSION, Diagnosis
+from circuit_lab.verdict.source_hash import source_hash
 
 DIAGNOSES = "diagnoses"
-_PACKAGE = Path(__file__).resolve().parents[2]
-_DIAGNOSED_BY = ("tasks", "nets", "measures", "verdict")
 _HELD_OUT = "accuracy/test_unmirrored"
 Key = dict[str, Any]
-
-
-@cache
-def code_hash() -> str:
-    """SHA-256 of the source that a diagnosis depends on; the same for all calls of a process."""
-    digest = hashlib.sha256()
-    for path in sorted(p for name in _DIAGNOSED_BY for p in (_PACKAGE / name).rglob("*.py")):
-        digest.update(path.relative_to(_PACKAGE).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 class DiagnosisCache:
@@ -84,7 +72,7 @@ class DiagnosisCache:
             "step": checkpoint.step,
             "settings": self._settings,
             "schema_version": SCHEMA_VERSION,
-            "code": code_hash(),
+            "code": source_hash(),
         }
         if isinstance(checkpoint.task, ModularTask):
             key |= {"past": self._past, "parent": self._parent(checkpoint)}

@@ -127,9 +127,9 @@ class RunDiagnosis(BaseModel):
         return self.model_dump_json(indent=indent)
 
     def _repr_html_(self) -> str:
-        answers = _frame(self.answers)[["question", "words"]]
-        frames = (answers, self.crossing_frame(), self.verdict_frame())
-        return "".join(frame.to_html(index=False, na_rep="-", float_format="%.2f") for frame in frames)
+        from circuit_lab.report.display import render_run  # upward on purpose: see the layer test
+
+        return render_run(self)
 
 
 def _frame(rows: Iterable[object]) -> pd.DataFrame:

@@ -25,9 +25,10 @@ from circuit_lab.measures import (
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries, TwoHopTask
 from circuit_lab.verdict.checks import Decision, Share, share_right
-from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes
+from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes, rests_on
+from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.subject import Subject
-from circuit_lab.verdict.two_hop.evidence import gather_evidence
+from circuit_lab.verdict.two_hop.evidence import ROW_OF, gather_evidence
 from circuit_lab.verdict.two_hop.explain import plain_reasons, plain_warnings
 from circuit_lab.verdict.two_hop.outcomes import Outcome
 from circuit_lab.verdict.two_hop.reading import Partnership, SplitReading, read_split
@@ -44,21 +45,23 @@ class TwoHopMeasurements:
     """What the evidence was read from.
 
     Attributes:
+        subject: The net and its task.
         located: Candidate sites with their hop-1 rates on training queries.
         tests: The causal tests per split, at the located sites.
         lens: Bridge recovery per split.
         queries: Per split a table with one row per query: tokens, answers, the three tests, outcome.
     """
 
+    subject: Subject[TwoHopTask]
     located: LocatedSites
     tests: Mapping[str, CausalTests]
     lens: Mapping[str, BridgeRecovery]
     queries: Mapping[str, pd.DataFrame]
 
 
-def diagnose_two_hop(subject: Subject[TwoHopTask], *, seed: int, n_partners: int, max_queries: int) -> Diagnosis:
-    """Diagnose a two-hop net; the arguments are those of `diagnose`."""
-    net, task = subject.net, subject.task
+def diagnose_two_hop(subject: Subject[TwoHopTask], settings: Settings) -> Diagnosis:
+    """Diagnose a two-hop net."""
+    net, task, seed, max_queries = subject.net, subject.task, settings.seed, settings.max_queries_per_split
     generator = torch.Generator().manual_seed(seed)
     parts = divide_training(task.splits["train_inferred"], generator, max_queries=max_queries)
     splits = {name: task.splits[name] for name in TWO_HOP_SPLITS} | {"train_inferred": parts.reading}
@@ -70,7 +73,7 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], *, seed: int, n_partners: int
             net,
             queries.sample(max_queries, generator=generator),
             len(queries),
-            Partnership(pool, fitness, n_partners),
+            Partnership(pool, fitness, settings.n_partners),
             located,
             generator,
         )
@@ -84,7 +87,7 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], *, seed: int, n_partners: int
     )
     decision = decide(rule_readings)
     candidates = resampled_verdicts(rule_readings, n_resamples=N_RESAMPLES, seed=seed)
-    return _assemble(subject, rule_readings.training, readings, located, decision, candidates, seed)
+    return _assemble(subject, rule_readings.training, readings, located, decision, candidates, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +137,11 @@ def _assemble(
     located: LocatedSites,
     decision: Decision,
     candidates: Mapping[str, float],
-    seed: int,
+    settings: Settings,
 ) -> Diagnosis:
     task = subject.task
+    reasons = plain_reasons(decision, located)
+    evidence = gather_evidence(subject.net, task, training, readings, located)
     outcomes = tuple(_split_outcomes(name, reading) for name, reading in readings.items())
     certificate = task.certificate
     return Diagnosis(
@@ -146,18 +151,22 @@ def _assemble(
         verdict=decision.certain_verdict,
         confidence=decision.confidence(candidates),
         candidates=dict(candidates),
-        reasons=plain_reasons(decision, located),
+        reasons=tuple(reason.words for reason in reasons),
+        rests_on=rests_on(reasons, evidence, ROW_OF),
         warnings=plain_warnings(certificate, outcomes, located, readings["test_ood"].lens, decision.verdict),
         outcomes=outcomes,
-        evidence=gather_evidence(subject.net, task, training, readings, located),
+        evidence=evidence,
         sites=tuple(site.label(located.position_names) for site in located.sites) if located.found else (),
         certificate=Certificate.of(certificate),
         step=subject.step,
         net=subject.net_in_words,
-        seed=seed,
+        seed=settings.seed,
+        n_partners=settings.n_partners,
+        max_queries_per_split=settings.max_queries_per_split,
         n_interventions=sum(_n_transplants(reading.tests) for reading in readings.values()),
         n_candidates=len(located.candidates),
         measurements=TwoHopMeasurements(
+            subject=subject,
             located=located,
             tests={name: reading.tests for name, reading in readings.items()},
             lens={name: reading.lens for name, reading in readings.items()},

@@ -12,6 +12,7 @@ from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.verdict.checks import Share, share_right
 from circuit_lab.verdict.diagnosis import Evidence
+from circuit_lab.verdict.two_hop import rules
 from circuit_lab.verdict.two_hop.outcomes import Outcome
 from circuit_lab.verdict.two_hop.reading import SplitReading
 
@@ -21,6 +22,20 @@ CONTROL_MEANS = {
     "interchange": "a random displacement of the same norm: share that keeps its own answer",
 }
 DECIDING_SPLITS = ("test_id", "test_ood")
+LOCATING = "hop1 when locating"
+_THROUGH_BRIDGE = "right answers through the bridge"
+_SECOND_HOP, _FIRST_HOP = "wrong answers that fail the second hop", "wrong answers that fail the first hop"
+ROW_OF = {
+    rules.TRAINING: ("accuracy", "all training items"),
+    rules.ID_ACCURACY: ("accuracy", "test_id"),
+    rules.OOD_ACCURACY: ("accuracy", "test_ood"),
+    rules.ID_BRIDGE: (_THROUGH_BRIDGE, "test_id"),
+    rules.OOD_BRIDGE: (_THROUGH_BRIDGE, "test_ood"),
+    rules.SECOND_HOP: (_SECOND_HOP, "test_ood"),
+    rules.FIRST_HOP: (_FIRST_HOP, "test_ood"),
+    LOCATING: (LOCATING, "train_inferred (locating sample)"),
+}
+"""Name and split of the rows that state a quantity of the rules."""
 
 
 def gather_evidence(
@@ -79,8 +94,7 @@ def _locating_rows(located: LocatedSites) -> list[Evidence]:
     ]
     return [
         Evidence.of(
-            "hop1 when locating",
-            "train_inferred (locating sample)",
+            *ROW_OF[LOCATING],
             Share(round(c.deciding_rate * c.n), c.n),
             site=c.site.label(located.position_names),
             control=max(others, default=None),
@@ -115,14 +129,26 @@ def _test_rows(split: str, reading: SplitReading) -> list[Evidence]:
     counts = reading.counts
     rows.append(
         Evidence.of(
-            "right answers through the bridge",
+            _THROUGH_BRIDGE,
             split,
             Share(counts.counts[Outcome.CIRCUIT], counts.n_right_testable),
             compared_with="all three tests at one site, by majority of partners",
             decides=split in DECIDING_SPLITS,
         )
     )
-    return rows
+    return rows + [
+        Evidence.of(
+            name,
+            split,
+            Share(counts.counts[outcome], counts.n_wrong_testable),
+            compared_with="of the wrong answers on which all three tests can be made",
+            decides=split == "test_ood",
+        )
+        for name, outcome in (
+            (_SECOND_HOP, Outcome.SECOND_HOP_FAILURE),
+            (_FIRST_HOP, Outcome.FIRST_HOP_FAILURE),
+        )
+    ]
 
 
 def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites) -> list[Evidence]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from circuit_lab.measures import BridgeRecovery, LocatedSites
 from circuit_lab.tasks import SplitCertificate
-from circuit_lab.verdict.checks import Decision
+from circuit_lab.verdict.checks import Decision, Reason
 from circuit_lab.verdict.diagnosis import SplitOutcomes
 from circuit_lab.verdict.thresholds import THRESHOLDS
+from circuit_lab.verdict.two_hop.evidence import LOCATING
 from circuit_lab.verdict.two_hop.outcomes import Outcome
 from circuit_lab.verdict.verdicts import Verdict
 
@@ -23,20 +24,20 @@ IN_WORDS = {
 }
 
 
-def plain_reasons(decision: Decision, located: LocatedSites) -> tuple[str, ...]:
+def plain_reasons(decision: Decision, located: LocatedSites) -> tuple[Reason, ...]:
     """The verdict in a sentence, then what it rested on, deciding comparison first."""
-    reasons = [IN_WORDS[decision.certain_verdict], *decision.reasons()]
+    reasons = decision.reasons(IN_WORDS[decision.certain_verdict])
     names = located.position_names
     n = max((c.n for c in located.candidates), default=0)
     tried = f"{len(located.candidates)} sites, tried on {n} training queries that nothing else is read on"
     if located.found:
         sites = ", ".join(site.label(names) for site in located.sites)
-        reasons.append(f"Training queries hand on their bridge at {sites} (of {tried}).")
+        words = f"Training queries hand on their bridge at {sites} (of {tried})."
     elif n == 0:
-        reasons.append("No site could be tried: too few training queries are answered right to receive a state.")
+        words = "No site could be tried: too few training queries are answered right to receive a state."
     else:
-        reasons.append(f"Training queries do not hand on their bridge at any of {tried}.")
-    return tuple(reasons)
+        words = f"Training queries do not hand on their bridge at any of {tried}."
+    return (*reasons, Reason(words, (LOCATING,)))
 
 
 def plain_warnings(

@@ -36,8 +36,8 @@ def net(task):
     return build_net(config).double().eval()
 
 
-def ablate(net, task, keys, **options):
-    generator = torch.Generator().manual_seed(0)
+def ablate(net, task, keys, *, seed=0, **options):
+    generator = torch.Generator().manual_seed(seed)
     return frequency_ablation(net, task, task.splits["test"], key_frequencies=keys, generator=generator, **options)
 
 
@@ -140,6 +140,14 @@ def test_with_every_frequency_a_random_subspace_is_the_same_subspace(net, task):
         assert torch.equal(site.right_without_random, site.right_without.expand(found.n_random, -1))
         assert not site.lost.any()
     assert not found.mediated.any()
+
+
+def test_every_random_subspace_is_another_and_the_seed_draws_them(net, task):
+    found, again, other = (ablate(net, task, ["2"], seed=seed) for seed in (0, 0, 1))
+    for name, site in found.sites.items():
+        assert len(site.right_without_random.unique(dim=0)) > found.n_random / 2
+        assert torch.equal(site.right_without_random, again.sites[name].right_without_random)
+        assert not torch.equal(site.right_without_random, other.sites[name].right_without_random)
 
 
 def test_mediated_needs_a_right_answer_lost_at_every_site_and_kept_without_random_subspaces(net, task):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from circuit_lab.measures import OutputSite, Place, Site, SiteRate, known_good, locate_sites
-from circuit_lab.measures.two_hop.locate import _better, _choose
+from circuit_lab.measures.two_hop.locate import _better, _choose, _Hop1Trial
 from circuit_lab.nets.controls import two_hop as wired
 
 NAMES = ("h", "r1", "r2")
@@ -101,8 +101,9 @@ def test_a_bridge_is_found_where_it_was_wired(small_task, mechanism):
     located = locate(small_task, make(small_task.facts, d_vocab=small_task.d_vocab))
     assert located.found
     assert located.sites == (Site("resid_post 0", (1,)) if site is None else site,)
-    rates = located.frame().set_index("site")["rate"]
+    rates, mixed = (located.frame().set_index("site")[column] for column in ("rate", "mixed_rate"))
     if mechanism == "three paths":
+        assert rates["resid_post 0 @ h+r1"] == 1.0 and mixed["resid_post 0 @ h+r1"] < 0.5  # h and r1 of two queries
         assert rates["mlp_out 0 @ r1"] < 0.1 and rates["mlp_out 0 @ r2"] < 0.1  # each is outvoted by the other two
     if mechanism == "bridge beside r2":
         assert rates["resid_post 0 @ r2"] < 0.1  # the state brings its own r2 along
@@ -133,6 +134,17 @@ def test_a_table_hands_on_no_bridge_anywhere(small_task, make, fooled):
     row = located.frame().set_index("site").loc[fooled]
     assert row["rate"] > 0.9
     assert row["mixed_rate"] < 0.3 or row["placebo_rate"] > 0.9
+
+
+def test_where_nothing_moves_the_answer_no_outputs_are_joined(small_task, monkeypatch):
+    net = wired.fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
+    torch.nn.init.zeros_(net.unembed.W_U)
+    effects, asked = _Hop1Trial.effect, []
+    monkeypatch.setattr(_Hop1Trial, "effect", lambda trial, site: asked.append(site) or effects(trial, site))
+    training = small_task.splits["train_inferred"]
+    located = locate_sites(net, training[:80], training[80:250], generator=torch.manual_seed(0))
+    assert not located.found
+    assert max(len(site.places) for site in asked) == 1
 
 
 def test_what_is_located_depends_on_the_generator_alone(small_task):

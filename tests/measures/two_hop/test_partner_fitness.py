@@ -44,6 +44,15 @@ def test_where_a_table_covers_the_circuit_a_query_lends_but_does_not_receive(hal
     assert fitness.receives[~by_table].double().mean() > 0.97
 
 
+def test_one_site_of_several_is_enough(half, pool):
+    """Beside a site at which nothing is handed on, before it or after it."""
+    alone = partner_fitness(half, pool, sites=AT_R1, generator=seeded())
+    idle = [Site("resid_post 0", (0,))]
+    for sites in (idle + AT_R1, AT_R1 + idle):
+        fitness = partner_fitness(half, pool, sites=sites, generator=seeded())
+        assert torch.equal(fitness.lends, alone.lends) and torch.equal(fitness.receives, alone.receives)
+
+
 def test_only_fit_queries_become_partners(half, pool):
     fitness = partner_fitness(half, pool, sites=AT_R1, generator=seeded())
     partners = PartnerPool(pool, generator=seeded(), fitness=fitness)

@@ -56,8 +56,11 @@ def test_a_number_whose_interval_reaches_over_its_threshold_makes_it_inconclusiv
     straddling = replace(readings(), explained=Estimate(at + 0.01, Interval(at - 0.02, at + 0.04), 30))
     decision = decide(straddling, had_grokked=False)
     assert (decision.verdict, decision.certain_verdict) == (Verdict.TRUE_CIRCUIT, Verdict.INCONCLUSIVE)
-    assert decision.reasons()[0] == "By point values alone it would be true_circuit."
-    assert "Straddles its threshold: share of held-out logits explained" in decision.reasons()[1]
+    in_a_sentence, by_point_values, straddles = decision.reasons("Too few pairs.")[:3]
+    assert in_a_sentence.words == "Too few pairs."
+    assert by_point_values.words == "By point values alone it would be true_circuit."
+    assert "Straddles its threshold: share of held-out logits explained" in straddles.words
+    assert straddles.quantities == (EXPLAINED,) and set(in_a_sentence.quantities) > {EXPLAINED, CIRCUIT}
 
 
 def test_a_threshold_that_the_verdict_does_not_hang_on_makes_nothing_inconclusive():
@@ -77,7 +80,12 @@ def test_every_way_of_several_straddling_numbers_is_tried():
     """Explained reaches over one half, the share over .6 and .4: three verdicts are possible."""
     explained = Estimate(0.49, Interval(0.45, 0.53), 30)
     decision = decide(replace(readings(circuit=0.5, n=40), explained=explained), had_grokked=False)
-    assert decision.possible_verdicts >= {Verdict.FAKE_GROKKING, Verdict.SEMI_GROKKED, Verdict.TRUE_CIRCUIT}
+    assert decision.possible_verdicts == {Verdict.FAKE_GROKKING, Verdict.SEMI_GROKKED, Verdict.TRUE_CIRCUIT}
+
+
+def test_an_interval_that_begins_at_the_threshold_lies_above_it():
+    assert not Check("q", Estimate(0.6, Interval(0.5, 0.7), 9), 0.5).straddles
+    assert Check("q", Estimate(0.4, Interval(0.3, 0.5), 9), 0.5).straddles
 
 
 def test_too_few_held_out_pairs_are_inconclusive():

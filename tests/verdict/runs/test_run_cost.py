@@ -7,6 +7,7 @@ from small_runs import MODULAR, TWO_HOP, train_run
 from circuit_lab.training import checkpoint_path, load_checkpoint, save_checkpoint
 
 SECONDS_FOR_100_CHECKPOINTS = 180
+"""On one thread, for nets of the trained controls' size; a memorising state costs most, for no site ends the search."""
 MAX_GROWTH_MEGABYTES = 40
 """From the 10th checkpoint to the last: far less than a net or a diagnosis for each would take."""
 
@@ -49,7 +50,7 @@ _MODULAR = {
 }
 _TWO_HOP = {
     "task": {"regime": "both_full"},
-    "net": {"layer_map": [0, 0, 0, 0], "d_model": 64, "n_heads": 4, "d_mlp": 256, "init_std": 0.02},
+    "net": {"layer_map": [0, 0, 0], "d_model": 48, "n_heads": 4, "d_mlp": 192, "init_std": 0.02},
     "training": {"n_steps": 720, "batch_size": 128},
     "evaluation": {"every": 360},
     "checkpoints": {"every": 720},
