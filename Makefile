@@ -3,7 +3,7 @@ BIN := .venv/bin
 CONTROLS ?= runs/controls
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo calibrate calibrate-quick test test-slow bench notebooks verdicts lint reproduce clean
+.PHONY: demo calibrate calibrate-quick test test-slow bench docs notebooks screenshots verdicts lint reproduce clean
 
 # Diagnose the reference models: the verdict table on the screen, the evidence in demo/report.html.
 demo: .venv/installed
@@ -34,7 +34,19 @@ calibrate-quick: .venv/installed
 calibrate: .venv/installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/circuit-lab calibrate --out analyses/calibration --svg $(if $(wildcard $(CONTROLS)),--trained $(CONTROLS))
 
-# Run the notebooks from the top and keep what they show (a minute).
+# The documentation as a site that opens without a server or a network: site/index.html (half a minute).
+docs: .venv/installed-docs
+	$(BIN)/python docs/code_map.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Pictures of demo/report.html for the README, into docs/images.
+screenshots: .venv/installed-dev demo/report.html
+	$(BIN)/python docs/screenshots.py
+
+demo/report.html:
+	$(MAKE) demo
+
+# Run the notebooks from the top and keep what they show (three minutes).
 notebooks: .venv/installed-dev
 	TQDM_DISABLE=1 PYTHONWARNINGS=ignore PLOTLY_RENDERER=plotly_mimetype $(BIN)/jupyter execute --inplace docs/*.ipynb
 
@@ -47,7 +59,7 @@ reproduce: .venv/installed
 	for recipe in models/*/recipe.toml; do OMP_NUM_THREADS=1 $(BIN)/circuit-lab train $$recipe || exit 1; done
 
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv demo runs site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -55,7 +67,7 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 .venv/installed-docs: .venv/installed

@@ -8,7 +8,11 @@ from jaxtyping import install_import_hook
 
 install_import_hook("circuit_lab", "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+hypothesis.settings.register_profile("no_deadline", deadline=None)  # a busy machine is no error of ours
+hypothesis.settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")

@@ -83,16 +83,30 @@ def test_import_loads_neither_torch_nor_transformer_lens(statement):
     assert result.stdout.strip() == "[]"
 
 
-def test_a_report_of_diagnoses_loads_no_bridge():
-    """TransformerLens's bridges take longer to import than a small diagnosis takes."""
+def test_a_diagnosis_loads_no_bridge_and_no_plots():
+    """TransformerLens's bridges take longer to import than a small diagnosis takes; what shows them loads late."""
     code = (
-        "import sys; from circuit_lab import diagnose; from circuit_lab.report import write_report\n"
+        "import sys; sys.argv = ['circuit-lab', 'diagnose', 'modular-memorising', '--json']\n"
+        "from circuit_lab.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
+        "slow = {'transformer_lens.model_bridge', 'circuit_lab.measures.hooked_model', 'plotly'}\n"
+        "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "[]" and '"memorising"' in result.stdout
+
+
+@pytest.mark.slow
+def test_a_notebooks_display_of_a_diagnosis_loads_no_bridge():
+    code = (
+        "import sys; from circuit_lab.report import render_fragment\n"
         "print(sorted({'transformer_lens.model_bridge', 'circuit_lab.measures.hooked_model'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_measures_load_no_figures():
     code = (
         "import sys; from circuit_lab.measures import LogitLens, Ablation, ToyModelRun\n"

@@ -8,6 +8,8 @@ from circuit_lab.cli.compare import EPILOG as COMPARE_EPILOG
 from circuit_lab.cli.compare import compare_command
 from circuit_lab.cli.diagnose import EPILOG as DIAGNOSE_EPILOG
 from circuit_lab.cli.diagnose import diagnose_command
+from circuit_lab.cli.report import EPILOG as REPORT_EPILOG
+from circuit_lab.cli.report import report_command
 from circuit_lab.cli.train import EPILOG as TRAIN_EPILOG
 from circuit_lab.cli.train import train_command
 
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 app.command("calibrate", epilog=CALIBRATE_EPILOG)(calibrate_command)
 app.command("diagnose", epilog=DIAGNOSE_EPILOG)(diagnose_command)
+app.command("report", epilog=REPORT_EPILOG)(report_command)
 app.command("compare", epilog=COMPARE_EPILOG)(compare_command)
 app.command("train", epilog=TRAIN_EPILOG)(train_command)
 

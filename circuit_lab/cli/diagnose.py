@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
+from circuit_lab.cli.diagnosing import diagnose_paths, diagnose_run_folders
 from circuit_lab.cli.errors import user_errors
 from circuit_lab.cli.run_tables import print_run_tables
 from circuit_lab.cli.tables import print_tables
@@ -41,55 +41,31 @@ def diagnose_command(
     Exits 0 whatever the verdicts; 2 on bad input.
     """
     with user_errors():
-        if whole_runs:
-            _diagnose_runs(paths, json=json, report=report, seed=seed, device=device)
-            return
-        diagnoses = _diagnose_all(paths, seed=seed, device=device)
-        if json:
-            typer.echo(_as_json(diagnoses))
         if report is not None:
-            from circuit_lab.report import write_report
+            from circuit_lab.report.page import check_target
 
-            write_report(diagnoses, report)
+            check_target(report)
+        diagnosed = (diagnose_run_folders if whole_runs else diagnose_paths)(paths, seed=seed, device=device)
+        if json:
+            typer.echo(_as_json(diagnosed))
+        if report is not None:
+            from circuit_lab.report.page import write_report
+
+            write_report(diagnosed, report)
         if not json:
-            print_tables(diagnoses)
+            _print_tables(diagnosed)
             if report is not None:
                 typer.echo(f"Report: {report}")
 
 
-def _diagnose_runs(paths: list[Path], *, json: bool, report: Path | None, seed: int, device: str) -> None:
-    """Diagnose whole runs, each with a bar over its checkpoints; nothing starts unless every path is a run."""
-    if report is not None:
-        raise ValueError("--report is for single checkpoints; with --all, use --json and run_timeline_figure")
-    from circuit_lab.training import run_checkpoints
-    from circuit_lab.verdict.runs import diagnose_run
+def _print_tables(diagnosed: "Sequence[Diagnosis | RunDiagnosis]") -> None:
+    """Tables of checkpoints, or of each run."""
+    from circuit_lab.verdict import Diagnosis, RunDiagnosis
 
-    for path in paths:
-        run_checkpoints(path)
-    runs = [diagnose_run(path, seed=seed, device=device, progress=True) for path in paths]
-    if json:
-        typer.echo(_as_json(runs))
-        return
-    for run in runs:
-        print_run_tables(run)
-
-
-def _diagnose_all(paths: list[Path], *, seed: int, device: str) -> "list[Diagnosis]":
-    """Diagnose each path, with a bar and the time left on the terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("loading torch", total=len(paths))
-        from circuit_lab.verdict import diagnose
-
-        diagnoses = []
-        for path in paths:
-            progress.update(bar, description=f"diagnosing {escape(str(path))}")
-            diagnoses.append(diagnose(path, seed=seed, device=device))
-            progress.advance(bar)
-    return diagnoses
+    print_tables([one for one in diagnosed if isinstance(one, Diagnosis)])
+    for run in diagnosed:
+        if isinstance(run, RunDiagnosis):
+            print_run_tables(run)
 
 
 def _as_json(diagnoses: "Sequence[Diagnosis | RunDiagnosis]") -> str:

@@ -5,19 +5,24 @@ residual stream may be replaced; nothing else in `measures` needs to know which 
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
 
 from circuit_lab.nets import HookedSharedTransformer, LensSite, find_lens_site
 from circuit_lab.nets.components import at_position
 from circuit_lab.nets.sites import lens_sites_of_layers
 
-HookedModel = HookedSharedTransformer | TransformerBridge
-"""A net of ours, or any model in a TransformerLens 4 bridge whose blocks have the classic hook names."""
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    HookedModel = HookedSharedTransformer | TransformerBridge
+    """A net of ours, or any model in a TransformerLens 4 bridge whose blocks have the classic hook names."""
+else:  # Bridges take a second to import; whoever has one has imported them.
+    HookedModel = HookedSharedTransformer | torch.nn.Module
 
 FwdHooks = Sequence[tuple[str, Callable[[Tensor, HookPoint], Tensor | None]]]
 """(hook name, function of the activation and its HookPoint), as TransformerLens takes them."""

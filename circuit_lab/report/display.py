@@ -34,12 +34,14 @@ FIGURES = {
     "LearntLens": ("learnt_lens_figure",),
     "LensSiteCka": ("cka_figure",),
     "LocatedSites": ("site_rates_figure",),
+    "LogitEfficiency": ("efficiency_figure",),
     "LogitLens": ("logit_lens_figure", "logit_lens_query_figure"),
     "NodeAttribution": ("node_attribution_figure",),
     "PathIdentity": ("path_identity_figure",),
     "PathPatching": ("path_patching_figure",),
     "Probes": ("probes_figure",),
-    "TrigDecomposition": ("frequency_spectrum_figure", "logit_parts_figure"),
+    "TrigDecomposition": ("frequency_spectrum_figure", "logit_parts_figure", "trig_share_figure"),
+    "WeightNorms": ("weight_norms_figure",),
 }
 """Which figure functions draw each result; the others are numbers for a table."""
 _RECIPE_TABLES = ("task", "optimizer", "training", "parent")

@@ -1,31 +1,185 @@
-"""One HTML page over diagnoses, with plotly's script inlined once, so that it opens without a network."""
+"""One HTML page over diagnoses, runs and comparisons, with every script inlined once, so that it opens anywhere.
 
-from collections.abc import Sequence
+Everything is measured and drawn before the first byte is written. The text, tables and circuit diagrams are made here;
+figures and the rest of the data lie in the page as compressed JSON, one block for each section, which
+`static/report.js` reads when the section is first shown.
+"""
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
-import plotly.graph_objects as go
-import plotly.io
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from circuit_lab.report.figures import (
-    bridge_lens_figure,
-    frequency_ablation_figure,
-    frequency_spectrum_figure,
-    logit_parts_figure,
-    outcomes_figure,
-    site_rates_figure,
-)
-from circuit_lab.verdict import Diagnosis
+from circuit_lab.measures.progress import progress
+from circuit_lab.report.evidence_table import EvidenceRow, Sentence, diagnosing_call, evidence_rows, sentences
+from circuit_lab.report.figure_json import PageFigure, page_figure, short_number
+from circuit_lab.report.scripts import SCRIPTS_FOLDER, Script, content_policy, libraries, own_scripts, styles
+from circuit_lab.training.run_folder import write_atomically
+from circuit_lab.verdict import Comparison, Diagnosis, RunDiagnosis
+from circuit_lab.verdict.comparison.side_by_side import FALSE_ALARMS, SideBySide, side_by_side
+
+_INDENTED_TAG = re.compile(r"\n\s+(?=<)")
+Reported = Diagnosis | RunDiagnosis | Comparison
+"""What a report can show."""
 
 
-def write_report(diagnoses: Sequence[Diagnosis], path: str | Path) -> Path:
-    """Write one page with a section per diagnosis.
+@dataclass(frozen=True)
+class CheckpointSection:
+    """A diagnosis as a page shows it.
+
+    Attributes:
+        id: Its anchor, such as "c1".
+        diagnosis: The diagnosis.
+        sentences: Its reasons with the rows they rest on; the first is the verdict in words.
+        rows: The evidence table.
+        circuit: The circuit diagram (see `circuit_panel`); None for a diagnosis that no longer holds its net.
+        explorer: The query explorer's data (see `explorer_panel`); None without the net.
+        groups: Title of each group of figures -> its figures.
+    """
+
+    id: str
+    diagnosis: Diagnosis
+    sentences: tuple[Sentence, ...]
+    rows: tuple[EvidenceRow, ...]
+    circuit: Mapping[str, Any] | None
+    explorer: Mapping[str, Any] | None
+    groups: Mapping[str, tuple[PageFigure, ...]]
+
+    @property
+    def kind(self) -> str:
+        """Which template draws it."""
+        return "checkpoint"
+
+    @property
+    def label(self) -> str:
+        """Its name in the navigation."""
+        step = self.diagnosis.step
+        return self.diagnosis.source if step is None else f"{self.diagnosis.source}, step {step}"
+
+    @property
+    def python(self) -> str:
+        """The call that makes the diagnosis anew; each row's line of Python begins with it."""
+        return diagnosing_call(self.diagnosis)
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Anchor and title of its parts, in order."""
+        return [
+            ("certificate", "Split certificate"),
+            ("circuit", "Circuit"),
+            ("explorer", "Query explorer"),
+            *_figure_parts(self.groups),
+            ("evidence", "Evidence"),
+        ]
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What its scripts read, compressed."""
+        circuit = None if self.circuit is None else self.circuit["data"]
+        return deflated({"figures": _figure_data(self.groups), "explorer": self.explorer, "circuit": circuit})
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """A run as a page shows it; the fields are those of a checkpoint's section."""
+
+    id: str
+    run: RunDiagnosis
+    groups: Mapping[str, tuple[PageFigure, ...]]
+
+    @property
+    def kind(self) -> str:
+        """Which template draws it."""
+        return "run"
+
+    @property
+    def label(self) -> str:
+        """Its name in the navigation."""
+        return f"{self.run.source}, {len(self.run.verdicts)} checkpoints"
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Anchor and title of its parts, in order."""
+        return [
+            *_figure_parts(self.groups),
+            ("phases", "Phases"),
+            ("crossings", "Crossings"),
+            ("verdicts", "Verdicts"),
+            ("certificate", "Split certificate"),
+        ]
+
+    @property
+    def quantities(self) -> list[str]:
+        """The quantities of the timeline, in order."""
+        return list(dict.fromkeys(point.quantity for point in self.run.timeline))
+
+    @cached_property
+    def values(self) -> dict[tuple[int, str], float | None]:
+        """(step, quantity) -> value."""
+        return {(point.step, point.quantity): point.value for point in self.run.timeline}
+
+    @property
+    def data(self) -> dict[str, str]:
+        """What its scripts read, compressed."""
+        return deflated({"figures": _figure_data(self.groups)})
+
+
+@dataclass(frozen=True)
+class ComparisonSection:
+    """A comparison as a page shows it.
+
+    Attributes:
+        id: Its anchor.
+        comparison: The comparison.
+        a: The first checkpoint's section.
+        b: The second's.
+    """
+
+    id: str
+    comparison: Comparison
+    a: CheckpointSection
+    b: CheckpointSection
+
+    @property
+    def kind(self) -> str:
+        """Which template draws it."""
+        return "comparison"
+
+    @property
+    def label(self) -> str:
+        """Its name in the navigation."""
+        return f"{self.comparison.a.source} and {self.comparison.b.source}"
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Anchor and title of its parts, in order."""
+        return [("path", "Paths"), ("differences", "Differences")]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What its scripts read: nothing."""
+        return {}
+
+
+Section = CheckpointSection | RunSection | ComparisonSection
+
+
+def write_report(items: Sequence[Reported], path: str | Path, *, link_scripts: bool = False) -> Path:
+    """Write one page over diagnoses, runs and comparisons, in order.
 
     Args:
-        diagnoses: At least one diagnosis.
+        items: At least one. A comparison brings both of its checkpoints.
         path: File to write; parent folders are made.
+        link_scripts: Write the two script libraries (6 MB) into `report_scripts/` beside the page and link them, so
+            that the page is under 1 MB, instead of putting them into it. The page needs that folder then.
 
     Returns:
         The path written.
@@ -34,20 +188,65 @@ def write_report(diagnoses: Sequence[Diagnosis], path: str | Path) -> Path:
         ValueError: If there is nothing to report or the path is a folder.
     """
     path = Path(path)
-    if not diagnoses:
+    if len(items) == 0:
         raise ValueError("a report needs at least one diagnosis, got none")
+    check_target(path)
+    page = render_page(items, link_scripts=link_scripts).encode("utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if link_scripts:
+        folder = path.parent / SCRIPTS_FOLDER
+        folder.mkdir(exist_ok=True)
+        for library in libraries():
+            write_atomically(folder / library.name, library.text.encode("utf-8"))
+    write_atomically(path, page)
+    return path
+
+
+def check_target(path: Path) -> None:
+    """Refuse a path that no page can be written to.
+
+    Args:
+        path: Where a report shall go.
+
+    Raises:
+        ValueError: If it is a folder, or lies in what is a file.
+    """
     if path.is_dir():
         raise ValueError(
             f"cannot write the report to {path}: it is a folder; name a file such as {path / 'report.html'}"
         )
-    sections = [{"diagnosis": d, "figures": _figures(d)} for d in diagnoses]
-    # plotly's own script: trusted, and it must not be escaped.
-    html = _template("page.html").render(sections=sections, plotly_js=Markup(get_plotlyjs()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
-    return path
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"cannot write the report to {path}: {parent} is a file, not a folder")
+
+
+def render_page(items: Sequence[Reported], *, link_scripts: bool = False) -> str:
+    """The page as text; everything that it shows is measured here.
+
+    Args:
+        items: At least one.
+        link_scripts: As in `write_report`.
+
+    Returns:
+        The HTML.
+    """
+    sections = _sections(items)
+    diagnoses = [section.diagnosis for section in sections if isinstance(section, CheckpointSection)]
+    inline = [*own_scripts(), *([] if link_scripts else libraries())]
+    linked = [f"{SCRIPTS_FOLDER}/{library.name}" for library in libraries()] if link_scripts else []
+    return _template("page.html").render(
+        sections=sections,
+        # Without JavaScript's help a page of one section needs no overview.
+        has_overview=len(sections) > 1,
+        side_by_side=[_side_by_side_view(one, sections) for one in side_by_side(diagnoses)],
+        false_alarms=FALSE_ALARMS,
+        policy=content_policy(inline, linked=link_scripts),
+        # Scripts and styles of ours and of the libraries: trusted, and they must not be escaped.
+        own_scripts=[_trusted(script) for script in own_scripts()],
+        libraries=[] if link_scripts else [_trusted(script) for script in libraries()],
+        linked=linked,
+        styles=Markup(styles()),
+    )
 
 
 def render_fragment(diagnosis: Diagnosis) -> str:
@@ -55,40 +254,189 @@ def render_fragment(diagnosis: Diagnosis) -> str:
     return _template("fragment.html").render(diagnosis=diagnosis)
 
 
-def _template(name: str):
+def _trusted(script: Script) -> Markup:
+    return Markup(script.text)
+
+
+def _sections(items: Sequence[Reported]) -> list[Section]:
+    """Sections in order: a comparison is followed by its two checkpoints."""
+    sections: list[Section] = []
+    n_of_kind = {"c": 0, "r": 0, "k": 0}
+
+    from circuit_lab.report.panels.runs import run_panels
+
+    def new_id(kind: str) -> str:
+        n_of_kind[kind] += 1
+        return f"{kind}{n_of_kind[kind]}"
+
+    for item in progress(list(items), label="measuring what the report shows"):
+        if isinstance(item, RunDiagnosis):
+            sections.append(RunSection(new_id("r"), item, _page_groups(run_panels(item))))
+        elif isinstance(item, Comparison):
+            a, b = (_checkpoint_section(new_id("c"), diagnosis) for diagnosis in (item.a, item.b))
+            sections += [ComparisonSection(new_id("k"), item, a, b), a, b]
+        else:
+            sections.append(_checkpoint_section(new_id("c"), item))
+    return sections
+
+
+def _checkpoint_section(section: str, diagnosis: Diagnosis) -> CheckpointSection:
+    # Late: the measures behind them load TransformerLens's bridges, which a notebook's display of a diagnosis does
+    # not need and which take longer to import than a small diagnosis takes.
+    from circuit_lab.report.circuit_diagram import circuit_panel
+    from circuit_lab.report.panels import panel_figures
+    from circuit_lab.report.query_explorer import explorer_panel
+    from circuit_lab.verdict.exhibits import gather_exhibits
+
+    exhibits = gather_exhibits(diagnosis)
+    return CheckpointSection(
+        id=section,
+        diagnosis=diagnosis,
+        sentences=sentences(diagnosis),
+        rows=evidence_rows(diagnosis, section),
+        circuit=circuit_panel(diagnosis, exhibits),
+        explorer=explorer_panel(diagnosis, exhibits),
+        groups=_page_groups(panel_figures(diagnosis, exhibits)),
+    )
+
+
+def _page_groups(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[PageFigure, ...]]:
+    """Figures as the page holds them; a name is used once in a section."""
+    names = [name for figures in groups.values() for name in figures]
+    assert len(names) == len(set(names)), f"figures of one section share a name: {names}"
+    return {
+        title: tuple(page_figure(name, figure) for name, figure in figures.items())
+        for title, figures in groups.items()
+        if figures
+    }
+
+
+def deflated(data: Mapping[str, Any]) -> dict[str, str]:
+    """Data as JSON in a fifth of the room: zlib's format, as base64 text, which browsers unpack by themselves."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return {"deflated": base64.b64encode(zlib.compress(text.encode("utf-8"), 9)).decode()}
+
+
+def _figure_parts(groups: Mapping[str, Sequence[PageFigure]]) -> list[tuple[str, str]]:
+    return [(f"figures{i}", title) for i, title in enumerate(groups, start=1)]
+
+
+def _figure_data(groups: Mapping[str, Sequence[PageFigure]]) -> dict[str, Any]:
+    return {figure.name: figure.json for figures in groups.values() for figure in figures}
+
+
+@dataclass(frozen=True)
+class SideBySideView:
+    """Checkpoints of one family side by side, as the page shows them.
+
+    Attributes:
+        table: The numbers.
+        columns: The sections of the checkpoints, in the order of the columns.
+    """
+
+    table: SideBySide
+    columns: tuple[CheckpointSection, ...]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Differences by reference, checkpoint and number: [difference, low, high, method], or None."""
+        n = len(self.columns)
+        return {
+            "differences": [[self._differences(reference, other) for other in range(n)] for reference in range(n)],
+            "looked_at": [self.table.n_looked_at(reference) for reference in range(n)],
+            "excluding_zero": [self.table.n_excluding_zero(reference) for reference in range(n)],
+            "false_alarms": FALSE_ALARMS,
+        }
+
+    @property
+    def some_ask_otherwise(self) -> bool:
+        """Whether two of the tasks are known to ask different questions."""
+        return False in self.table.asks_the_same.values()
+
+    def _differences(self, reference: int, other: int) -> list[list[Any] | None] | None:
+        if reference == other:
+            return None
+        return [
+            None
+            if row is None or row.difference is None
+            else [*map(_short, (row.difference, row.low, row.high)), row.method]
+            for row in self.table.differences[reference, other]
+        ]
+
+
+def _short(value: float | None) -> float | int | None:
+    return None if value is None else short_number(value)
+
+
+def _side_by_side_view(table: SideBySide, sections: Sequence[Section]) -> SideBySideView:
+    of_family = tuple(
+        section
+        for section in sections
+        if isinstance(section, CheckpointSection) and section.diagnosis.family == table.family
+    )
+    return SideBySideView(table, of_family)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("circuit_lab.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.get_template(name)
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "words": words,
+        "without_indentation": without_indentation,
+    }
+    environment.policies["json.dumps_kwargs"] = {
+        "separators": (",", ":"),
+        "ensure_ascii": False,
+        "allow_nan": False,
+    }
+    return environment
 
 
-def _figures(diagnosis: Diagnosis) -> list[Markup]:
-    """The section's figures as HTML that expects plotly's script in the page."""
-    figures = [outcomes_figure(diagnosis), *_FIGURES[diagnosis.family](diagnosis)]
-    return [Markup(plotly.io.to_html(figure, include_plotlyjs=False, full_html=False)) for figure in figures]
+def _template(name: str):
+    return _environment().get_template(name)
 
 
-def _two_hop_figures(diagnosis: Diagnosis) -> list[go.Figure]:
-    measured = diagnosis.measurements
-    # A net of one layer has no candidate sites.
-    figures = [site_rates_figure(measured.located)] if measured.located.candidates else []
-    lenses = [bridge_lens_figure(measured.lens[s], split=s) for s in ("test_id", "test_ood") if s in measured.lens]
-    return figures + lenses
+def number(value: float | None) -> str:
+    """A number for a table: three decimals, or four digits of a large one.
+
+    >>> number(0.98765), number(12345.678), number(None)
+    ('0.988', '12346', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def _modular_figures(diagnosis: Diagnosis) -> list[go.Figure]:
-    measured = diagnosis.measurements
-    split = measured.decomposition.fitted_on
-    accuracy = next(e for e in diagnosis.evidence if (e.name, e.split) == ("accuracy", split))
-    assert accuracy.control is not None, "an accuracy is always shown beside chance"
-    return [
-        frequency_spectrum_figure(measured.decomposition),
-        logit_parts_figure(measured.decomposition),
-        frequency_ablation_figure(measured.ablations[split], split=split, chance=accuracy.control),
-    ]
+def signed(value: float | None) -> str:
+    """A difference for a table.
+
+    >>> signed(0.5), signed(-0.25)
+    ('+0.500', '−0.250')
+    """
+    return "–" if value is None else f"{'−' if value < 0 else '+'}{number(abs(value))}"
 
 
-_FIGURES = {"two_hop": _two_hop_figures, "modular": _modular_figures}
+def without_indentation(page: str) -> Markup:
+    r"""Markup without the blanks before tags at the start of lines; a text from elsewhere has no tags.
+
+    >>> without_indentation("<ul>\n  <li>a\n  b")
+    Markup('<ul>\n<li>a\n  b')
+    """
+    return Markup(_INDENTED_TAG.sub("\n", page))
+
+
+def words(name: object) -> str:
+    """The name of a verdict, outcome or family in words.
+
+    >>> words("second_hop_failure")
+    'second hop failure'
+    """
+    return str(name).replace("_", " ")

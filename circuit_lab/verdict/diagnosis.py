@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import SkipJsonSchema
 
+from circuit_lab.measures import WeightNorms
 from circuit_lab.tasks import SplitCertificate
 from circuit_lab.verdict.checks import Estimate, Reason, Share
 from circuit_lab.verdict.verdicts import Verdict
@@ -80,6 +81,23 @@ class Evidence:
             control=control,
             compared_with=compared_with,
             decides=decides,
+        )
+
+    @classmethod
+    def of_weight_norm(cls, norms: WeightNorms) -> "Evidence":
+        """A row for the norm of all weights, which is shown and never decides."""
+        return cls(
+            name="weight norm",
+            split="weights",
+            site="",
+            value=norms.total,
+            low=None,
+            high=None,
+            n=sum(norms.n_weights.values()),
+            unit="norm",
+            control=None,
+            compared_with="",
+            decides=False,
         )
 
     @classmethod
@@ -250,18 +268,19 @@ class Diagnosis(BaseModel):
         """The diagnosis as JSON that satisfies the schema at `SCHEMA_PATH`."""
         return self.model_dump_json(indent=indent)
 
-    def report(self, path: str | Path) -> Path:
+    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
         """Write the diagnosis as one HTML page that opens without a network.
 
         Args:
             path: File to write; parent folders are made.
+            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
 
         Returns:
             The path written.
         """
         from circuit_lab.report import write_report  # upward on purpose: see the layer test
 
-        return write_report([self], path)
+        return write_report([self], path, link_scripts=link_scripts)
 
     def _repr_html_(self) -> str:
         from circuit_lab.report import render_fragment  # upward on purpose: see the layer test

@@ -97,6 +97,7 @@ def test_diagnose_prints_the_verdict_first_then_why(checkpoints):
     assert "memorising" in lines and "hop1" in lines and "resid_post 0 @ r1" in lines
 
 
+@pytest.mark.slow
 def test_both_families_have_their_own_tables_and_models_are_found_by_name(checkpoints, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     result = call("diagnose", "modular-ungrokked", checkpoints["circuit"])
@@ -118,7 +119,7 @@ def test_json_is_json_alone(checkpoints):
 
 def test_report_is_written(checkpoints, tmp_path):
     result = call("diagnose", checkpoints["circuit"], "--report", tmp_path / "out" / "r.html")
-    assert result.exit_code == 0 and "true_circuit" in (tmp_path / "out" / "r.html").read_text()
+    assert result.exit_code == 0 and "true circuit" in (tmp_path / "out" / "r.html").read_text()
 
 
 @pytest.mark.parametrize(

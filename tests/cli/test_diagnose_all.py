@@ -23,6 +23,7 @@ def run(tmp_path_factory):
     return train_run(MODULAR, path, training={"n_steps": 20}, checkpoints={"every": 10}, evaluation={"every": 10})
 
 
+@pytest.mark.slow
 def test_json_is_the_whole_diagnosis_and_what_is_kept_serves_the_next_call(run):
     result = call("diagnose", run, "--all", "--json")
     assert result.exit_code == 0, result.output
@@ -66,6 +67,8 @@ def test_what_is_no_run_is_one_line_and_exit_2_before_anything_is_diagnosed(run,
     assert result.stdout == ""
 
 
-def test_a_report_is_refused_in_words(run, tmp_path):
+def test_a_report_shows_the_run_and_tables_are_printed_too(run, tmp_path):
     result = call("diagnose", run, "--all", "--report", tmp_path / "r.html")
-    assert result.exit_code == 2 and "--report is for single checkpoints" in result.stderr
+    assert result.exit_code == 0, result.output
+    assert "Was the circuit there before held-out accuracy rose?" in (tmp_path / "r.html").read_text()
+    assert "No alarms" in result.stdout and result.stdout.endswith(f"Report: {tmp_path / 'r.html'}\n")

@@ -20,7 +20,7 @@ def results(notebook) -> list[list[str]]:
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in NOTEBOOKS] == ["patching.ipynb"]
+    assert [path.name for path in NOTEBOOKS] == ["patching.ipynb", "quickstart.ipynb", "training_your_own.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)

@@ -21,7 +21,7 @@ def told_run(*leaks: str, **stories) -> RunDiagnosis:
         for one in family.quantities:
             value = stories.get(one.name.replace(",", "").replace(" ", "_"), (0.0,) * n)[i]
             low, high = max(value - HALF_WIDTH, 0.0), min(value + HALF_WIDTH, 1.0)
-            threshold = one.levels[0].threshold
+            threshold = one.levels[0].threshold if one.levels else None
             points.append(TimelinePoint(10 * (i + 1), one.name, value, low, high, 100, threshold, one.unit))
     verdicts = [StepVerdict(10 * (i + 1), Verdict.SEMI_GROKKED, 0.5, f"step-{i}", "0") for i in range(n)]
     return read_run(Path("told"), family, diagnosis, verdicts, points)

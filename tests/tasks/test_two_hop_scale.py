@@ -17,6 +17,7 @@ result = {
 """
 
 
+@pytest.mark.slow
 def test_paper_size_is_quick_and_has_the_paper_counts():
     peak_bytes, measured = run_alone(MEASURE)
     assert measured["seconds"] < 10

@@ -206,6 +206,7 @@ def test_metrics_and_scores(recipe, tmp_path):
         assert scores[name].loss == pytest.approx(F.cross_entropy(logits, queries.answer).item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns(tables, tmp_path):
     """Sixty times more steps bring the loss on the training items well below its start."""
     tables["training"] |= {"n_steps": 1200, "resume_every": 500}

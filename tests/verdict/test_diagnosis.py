@@ -54,7 +54,8 @@ def test_outcome_shares_are_those_of_the_query_tables(diagnosis):
 def test_every_row_of_evidence_has_its_interval_around_its_value(diagnosis):
     frame = diagnosis.frame()
     assert {"accuracy", "hop1", "hop2", "interchange", "bridge_found"} <= set(frame["name"])
-    measured = frame[frame["n"] > 0]
+    assert list(frame[frame["low"].isna()]["name"]) == ["weight norm"]  # of the weights, not of a sample
+    measured = frame[(frame["n"] > 0) & frame["low"].notna()]
     assert ((measured["low"] <= measured["value"] + 1e-9) & (measured["value"] <= measured["high"] + 1e-9)).all()
     assert not frame[frame["name"].str.contains("lens|bridge_found|resolves")]["decides"].any()
     accuracy = frame[frame["name"] == "accuracy"].set_index("split")
@@ -103,7 +104,7 @@ def test_a_leaked_test_set_is_named_in_the_warnings():
     from torch import cat
 
     net = triple_table(task.facts, cat([cat([q.tokens, q.answer[:, None]], dim=1) for q in rows]), d_vocab=task.d_vocab)
-    diagnosis = diagnose((net, task))
+    diagnosis = diagnose((net, task), n_partners=3, max_queries_per_split=100)
     assert diagnosis.verdict == Verdict.FAKE_GROKKING
     assert not diagnosis.certificate.clean
     assert "test set leaked" in diagnosis.warnings[0] and "(100 %)" in diagnosis.warnings[0]

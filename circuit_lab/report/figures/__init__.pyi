@@ -25,6 +25,15 @@ from .edges import (
     node_attribution_figure,
     path_patching_figure,
 )
+from .modular import (
+    component_spectra_figure,
+    efficiency_figure,
+    key_frequency_figure,
+    logit_maps_figure,
+    shown_attention_figure,
+    trig_share_figure,
+    weight_norms_figure,
+)
 from .patching import activation_patching_figure, causal_tracing_figure
 from .readings import (
     learnt_lens_figure,
@@ -33,6 +42,7 @@ from .readings import (
     probes_figure,
 )
 from .runs import run_timeline_figure
+from .site_effects import site_effects_figure
 from .subspaces import cka_figure, das_figure, geometry_figure, path_identity_figure
 
 __all__ = [
@@ -44,18 +54,22 @@ __all__ = [
     "calibration_figures",
     "causal_tracing_figure",
     "cka_figure",
+    "component_spectra_figure",
     "confusion_figure",
     "das_figure",
     "degradation_figure",
     "direct_logit_attribution_figure",
     "edge_attribution_figure",
+    "efficiency_figure",
     "frequency_ablation_figure",
     "frequency_spectrum_figure",
     "geometry_figure",
     "head_roles_figure",
+    "key_frequency_figure",
     "learnt_lens_figure",
     "logit_lens_figure",
     "logit_lens_query_figure",
+    "logit_maps_figure",
     "logit_parts_figure",
     "node_attribution_figure",
     "outcomes_figure",
@@ -64,6 +78,10 @@ __all__ = [
     "probes_figure",
     "reliability_figure",
     "run_timeline_figure",
+    "shown_attention_figure",
+    "site_effects_figure",
     "site_rates_figure",
     "threshold_figure",
+    "trig_share_figure",
+    "weight_norms_figure",
 ]

@@ -1,5 +1,6 @@
 """Two checkpoints side by side: both diagnoses, the differences between them, and whether they use the same path."""
 
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -67,6 +68,20 @@ class Comparison(BaseModel):
     def to_json(self, *, indent: int | None = 2) -> str:
         """The comparison as JSON, both diagnoses included."""
         return self.model_dump_json(indent=indent)
+
+    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
+        """Write the comparison and both diagnoses as one HTML page that opens without a network.
+
+        Args:
+            path: File to write; parent folders are made.
+            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
+
+        Returns:
+            The path written.
+        """
+        from circuit_lab.report import write_report  # upward on purpose: see the layer test
+
+        return write_report([self], path, link_scripts=link_scripts)
 
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_comparison  # upward on purpose: see the layer test

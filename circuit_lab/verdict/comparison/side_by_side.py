@@ -128,15 +128,18 @@ def _differences(
     numbers: Sequence[NumberOfAll],
     same_questions: bool | None,
 ) -> tuple[Difference | None, ...]:
-    """b - a for each of the numbers."""
+    """The differences b - a, one for each of the numbers."""
 
     def hits_of(row: Evidence) -> HitsOfBoth | None:
-        return paired_hits(side_a, side_b, row) if same_questions and side_a is not None and side_b is not None else None
+        return (
+            paired_hits(side_a, side_b, row) if same_questions and side_a is not None and side_b is not None else None
+        )
 
     found = {
         (row.name, row.split): row
         for row in compare_numbers(
-            *(_with_only(diagnosis, numbers) for diagnosis in (a, b)),
+            _with_only(a, numbers),
+            _with_only(b, numbers),
             hits_of,
             may_be_same_queries=same_questions is not False,
         )
@@ -152,7 +155,7 @@ def _with_only(diagnosis: Diagnosis, numbers: Sequence[NumberOfAll]) -> Diagnosi
 
 
 def _the_other_way(row: Difference) -> Difference:
-    """a - b instead of b - a: every interval of ours is the same seen from the other side."""
+    """The difference a - b instead of b - a: every interval of ours is the same seen from the other side."""
 
     def negated(value: float | None) -> float | None:
         return None if value is None else -value

@@ -11,6 +11,7 @@ from circuit_lab.measures import (
     TrigDecomposition,
     logit_efficiency,
     progress_measures,
+    weight_norms,
 )
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import ModularTask
@@ -235,7 +236,7 @@ def _efficiency_rows(net: HookedSharedTransformer, task: ModularTask) -> list[Ev
     """What the weights buy on the training pairs, as trained."""
     found = logit_efficiency(net, task.training)
     return [
-        _shown("weight norm", "weights", found.weight_norm, found.n, "norm"),
+        Evidence.of_weight_norm(weight_norms(net)),
         _shown("correct logit for each unit of norm", "train", found.efficiency, found.n, "logits per norm"),
         Evidence.of(
             "softmax collapse, float64",

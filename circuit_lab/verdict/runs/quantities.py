@@ -194,6 +194,7 @@ TWO_HOP = Family(
         Quantity(HOP2_OOD, "share", _at_best_site("hop2", "test_ood"), _WORKS),
         Quantity(MEDIATION_OOD, "share", _mediated("test_ood"), _THROUGH),
         Quantity(OOD, "share", _row("accuracy", "test_ood"), (Level(SOLVED, _AT.solved), Level(HALF, _AT.unsolved))),
+        Quantity(NORM, "norm", _row("weight norm", "weights")),
     ),
     generalisation=OOD,
     remembered=(TRAINING, ID),

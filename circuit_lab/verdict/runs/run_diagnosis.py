@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
@@ -125,6 +126,20 @@ class RunDiagnosis(BaseModel):
     def to_json(self, *, indent: int | None = 2) -> str:
         """The diagnosis as JSON; `RunDiagnosis.model_json_schema(mode="serialization")` is its schema."""
         return self.model_dump_json(indent=indent)
+
+    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
+        """Write the run as one HTML page that opens without a network.
+
+        Args:
+            path: File to write; parent folders are made.
+            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
+
+        Returns:
+            The path written.
+        """
+        from circuit_lab.report import write_report  # upward on purpose: see the layer test
+
+        return write_report([self], path, link_scripts=link_scripts)
 
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_run  # upward on purpose: see the layer test

@@ -7,6 +7,7 @@ from circuit_lab.measures import (
     BridgeRecovery,
     CausalTest,
     LocatedSites,
+    weight_norms,
 )
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import TwoHopTask
@@ -55,7 +56,7 @@ def gather_evidence(
         located: The sites.
 
     Returns:
-        Rows in reading order: accuracies, sites, tests by split, lens by split.
+        Rows in reading order: accuracies, sites, tests by split, lens by split, norm of the weights.
     """
     rows = [Evidence.of("accuracy", "all training items", training, decides=True)]
     rows += _accuracy_rows(net, task, readings)
@@ -63,7 +64,7 @@ def gather_evidence(
     for split, reading in readings.items():
         rows += _test_rows(split, reading)
         rows += _lens_rows(split, reading.lens, located)
-    return tuple(rows)
+    return (*rows, Evidence.of_weight_norm(weight_norms(net)))
 
 
 def _accuracy_rows(

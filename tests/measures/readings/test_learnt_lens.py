@@ -49,6 +49,7 @@ def test_reads_what_the_plain_lens_cannot(circuit, tiny_task):
     assert lens.top1.mean[own] == lens.plain_top1.mean[own] == 1
 
 
+@pytest.mark.slow
 def test_reads_a_bridge_that_was_no_training_target(circuit, tiny_task):
     """Half of the bridges are left out of training: the lens still reads them."""
     train, queries = tiny_task.splits["train_inferred"], tiny_task.splits["test_ood"]
@@ -119,6 +120,7 @@ def test_plain_reading_and_an_infinite_penalty_are_the_logit_lens():
     assert lens.plain_top1.mean[0].max() > 0
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_one_that_reads_held_out_training_queries_best(tiny_task):
     """At the embedding of r1 nothing can be learnt about the bridge, so the closest to the plain lens wins."""
     task = tiny_task.splits

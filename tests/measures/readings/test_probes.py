@@ -123,6 +123,7 @@ def softmax_regression(states, labels, test_states, penalty):
     return (test_states @ W + b).detach()
 
 
+@pytest.mark.slow
 def test_reads_other_queries_than_it_was_fitted_on(circuit, tiny_task):
     train, queries = tiny_task.splits["train_inferred"], tiny_task.splits["test_ood"]
     probes = probe(circuit, queries, train_queries=train, n_folds=2)
@@ -140,6 +141,7 @@ def test_the_queries_read_are_never_fitted_on(circuit, tiny_task):
     assert probes.unseen_share == 1 and not probes.is_right.any()
 
 
+@pytest.mark.slow
 def test_a_class_with_one_fact_counts_as_wrong(circuit, tiny_task):
     """The fact's queries are never read by a probe that knows its class."""
     queries = tiny_task.splits["train_inferred"]
@@ -166,6 +168,7 @@ def test_queries_without_facts():
     assert probes.accuracy.mean[cell(probes, "embed", "b")] < 0.3
 
 
+@pytest.mark.slow
 def test_batches_and_order_do_not_matter():
     net = make_net()
     tokens = make_prompts(30, n_ctx=4, d_vocab=17)

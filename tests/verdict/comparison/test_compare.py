@@ -84,11 +84,12 @@ def test_a_net_with_itself(sides):
     assert (measured["difference"] == 0).all() and not frame["excludes_zero"].any()
     assert (comparison.same_path, comparison.n_excluding_zero) == ("yes", 0)
     assert comparison.reasons[0] == "The two nets have the same weights."
-    assert comparison.n_differences == len(measured) > 30
     inside = frame[frame["low"].notna()]
+    assert comparison.n_differences == len(inside) > 30
     assert ((inside["low"] <= 0) & (inside["high"] >= 0)).all()
 
 
+@pytest.mark.slow
 def test_a_net_with_its_rotated_copy(sides):
     """Other weights, the same function, in other coordinates: the interchange through a map finds it out."""
     comparison = compare_diagnosed(sides("circuit"), sides("rotated circuit"), seed=0)

@@ -46,6 +46,7 @@ def test_a_memoriser_whose_parent_is_a_true_circuit_has_ungrokked(memoriser, gro
     assert not any("parent" in warning for warning in diagnosis.warnings)
 
 
+@pytest.mark.slow
 def test_a_memoriser_whose_parent_never_grokked_memorises(memoriser, tmp_path):
     parent = record_of(memoriser, "modular-memorising")
     diagnosis = diagnose(save(tmp_path / "child.safetensors", memoriser, step=500, parent=parent))
@@ -99,6 +100,7 @@ def test_a_run_that_had_grokked_and_fell_back_has_ungrokked(memoriser, grokked, 
     assert diagnose(checkpoint_path(run, 20)).verdict == Verdict.TRUE_CIRCUIT
 
 
+@pytest.mark.slow
 def test_a_false_record_of_the_past_is_found_out(memoriser, tmp_path):
     """The metrics claim a solved past, but that checkpoint is a memoriser."""
     run = arrange_run(tmp_path / "run", states={10: (memoriser, 1.0), 20: (memoriser, 0.0)})

@@ -54,6 +54,7 @@ def kept_files(run):
     return sorted((run / DIAGNOSES).iterdir())
 
 
+@pytest.mark.slow
 def test_a_timeline_is_that_of_each_checkpoint_diagnosed_alone(run):
     found = diagnose_run(run, progress=False)
     assert [v.step for v in found.verdicts] == [10, 20, 30, 40]
@@ -187,16 +188,19 @@ def test_the_quantities_of_a_two_hop_diagnosis(circuit):
         "hop 2, OOD",
         "mediation, OOD",
         "OOD",
+        "weight norm",
     ]
+    norm = points.pop("weight norm")
+    assert norm.value == pytest.approx(diagnosis.number("weight norm", "weights").value) and norm.low is None
     assert all(p.value == 1.0 and p.step == 7 for p in points.values())
     assert best_site(diagnosis) in diagnosis.sites
     queries = diagnosis.measurements.queries["test_ood"]
     tested = queries[queries["outcome"] != "untestable"]
     assert points["mediation, OOD"].n == len(tested) and points["OOD"].n == len(queries) == 154
-    floor = family_of(diagnosis).quantities[-1].levels[-1]
+    floor = next(q for q in family_of(diagnosis).quantities if q.name == "OOD").levels[-1]
     assert (floor.threshold, floor.ceiling) == (pytest.approx(0.0519, abs=1e-3), 0.5)
     read_back = Diagnosis.model_validate_json(diagnosis.to_json())
-    assert read_points(read_back, family_of(read_back)) == list(points.values())
+    assert read_points(read_back, family_of(read_back)) == [*points.values(), norm]
     assert read_back.measurements is None and read_back.to_json() == diagnosis.to_json()
 
 
