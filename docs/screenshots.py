@@ -1,4 +1,4 @@
-"""Pictures of demo/report.html for the README: the circuit and the query explorer of its first checkpoint.
+"""Pictures of demo/report.html for the README: a circuit and a query in the explorer.
 
 Run by `make screenshots`, with Debian's chromium and the network blocked.
 """
@@ -11,9 +11,11 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "demo" / "report.html"
 IMAGES = ROOT / "docs" / "images"
-PICTURES = {"report_circuit.png": "circuit", "report_explorer.png": "explorer"}
-"""File -> the part of a checkpoint's section that it shows, whose id is `<section>-<part>`."""
-SECTION = "c1"
+PICTURES = {
+    "report_circuit.png": ("two-hop-true-circuit", "circuit"),
+    "report_explorer.png": ("two-hop-second-hop-failure", "explorer"),
+}
+"""File -> the checkpoint, and the part of its section that it shows, whose id is `<section>-<part>`."""
 WIDTH, HEIGHT = 1280, 960
 ROOM_ABOVE = 70
 """Pixels at the top of the window that the page's bar covers."""
@@ -34,9 +36,11 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.route("http*://**", lambda route: route.abort())
-        page.goto(f"{REPORT.as_uri()}#{SECTION}")
-        for name, part in PICTURES.items():
-            size = _picture(page, f"#{SECTION}-{part}", IMAGES / name)
+        page.goto(REPORT.as_uri())
+        for name, (checkpoint, part) in PICTURES.items():
+            link = page.locator("#contents li > a:not(.parts a)", has_text=checkpoint)
+            link.click()
+            size = _picture(page, f"{link.get_attribute('href')}-{part}", IMAGES / name)
             sys.stdout.write(f"{name}: {size // 1000} kB\n")
         browser.close()
 

@@ -10,6 +10,7 @@ install_import_hook("circuit_lab", "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+from chromium import browser  # noqa: E402, F401  (a fixture)
 
 hypothesis.settings.register_profile("no_deadline", deadline=None)  # a busy machine is no error of ours
 hypothesis.settings.load_profile("no_deadline")

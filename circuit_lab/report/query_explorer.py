@@ -1,6 +1,6 @@
 """What the query explorer of a report needs: every shown query with its lens, attention and transplants, packed small.
 
-The explorer (static/explorer.js) draws; this module only writes the numbers of the exhibits as whole ones, in flat
+The explorer (static/explorer/) draws; this module only writes the numbers of the exhibits as whole ones, in flat
 arrays whose last axis runs fastest. `head` is JSON in which each array is `{"at", "n", "width"}`: n unsigned integers
 of that many bytes, little end first, from byte `at` of `arrays`. Both are compressed (zlib) and then written in base64.
 The content:

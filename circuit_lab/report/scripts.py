@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 STATIC = Path(__file__).with_name("static")
 SCRIPTS_FOLDER = "report_scripts"
 """Where linked libraries lie, beside the report."""
-_SHELL = "report"
-"""Its script and style come first: the others build on them."""
+_FIRST = ("report", "tools")
+"""The page's shell, and the tools of a folder: the others of their kind build on them."""
 _SOURCE_MAP = re.compile(r"\n//# sourceMappingURL=\S*\s*$")
 _COMMENTS = re.compile(r"^\s*(?://[^\n]*|/\*.*?\*/)\s*?\n", re.MULTILINE | re.DOTALL)
 _INDENTATION = re.compile(r"^[ ]+", re.MULTILINE)
@@ -28,7 +28,7 @@ class Script:
     """One script.
 
     Attributes:
-        name: Name of its file.
+        name: Name of its file; of ours, as seen from `STATIC`.
         text: The code, safe inside a `<script>` element.
     """
 
@@ -53,7 +53,10 @@ def libraries() -> tuple[Script, ...]:
 
 def own_scripts() -> tuple[Script, ...]:
     """Ours, in the order in which they run."""
-    return tuple(Script(path.name, inlinable(_bare(path.read_text(encoding="utf-8")))) for path in _static("js"))
+    return tuple(
+        Script(path.relative_to(STATIC).as_posix(), inlinable(_bare(path.read_text(encoding="utf-8"))))
+        for path in _static("js")
+    )
 
 
 def styles() -> str:
@@ -67,8 +70,13 @@ def _bare(code: str) -> str:
 
 
 def _static(kind: str) -> list[Path]:
-    """Our files of a kind, the shell's first."""
-    return sorted(STATIC.glob(f"*.{kind}"), key=lambda path: (path.stem != _SHELL, path.name))
+    """Our files of a kind: those outside the folders, then the folders', each time the `_FIRST` before the others.
+
+    So what stands outside the folders, and the tools of its own folder, a script may use as it is read; anything else
+    only once the page is there.
+    """
+    files = STATIC.rglob(f"*.{kind}")
+    return sorted(files, key=lambda path: (len(path.parts), path.stem not in _FIRST, path.as_posix()))
 
 
 def inlinable(code: str) -> str:

@@ -4,8 +4,6 @@
 report promises: no error on the console, none in a script, and no request that leaves the machine.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,35 +14,8 @@ from circuit_lab.nets.controls.two_hop import fact_table_read_twice
 from circuit_lab.tasks import ModularConfig, build_task
 from circuit_lab.verdict import diagnose
 
-REQUIRED = os.environ.get("CIRCUIT_LAB_REQUIRE_BROWSER") == "1"
-"""Set where the browser tests must not be skipped (by the Makefile's test targets)."""
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _LOCAL = ("file:", "data:", "blob:", "about:")
 HEIGHT = 900
-
-
-def _missing(reason: str):
-    """Skip for want of a browser; fail where one is required."""
-    if REQUIRED:
-        pytest.fail(f"CIRCUIT_LAB_REQUIRE_BROWSER=1, and {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """One chromium for all tests of a process."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        _missing("playwright is not installed: pip install 'circuit-lab[dev]'")
-    with sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, _NAMES)), None)
-        try:
-            launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        except Error as error:
-            _missing(f"there is no chromium that starts: {str(error).splitlines()[0]}")
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from circuit_lab.report.circuit_diagram import circuit_panel
 from circuit_lab.report.page import _template
-from circuit_lab.report.scripts import STATIC, inlinable
+from circuit_lab.report.scripts import STATIC, own_scripts
 from circuit_lab.verdict.exhibits import gather_exhibits
 
 LOCATED = "#c1 .circuit .node.located"
@@ -30,12 +30,14 @@ def page_path(two_hop_control, modular_control, tmp_path_factory):
         "for (const section of document.querySelectorAll('section'))"
         " CircuitLab.mountCircuit(section, JSON.parse(section.querySelector('script').textContent).circuit);"
     )
+    scripts = [script.text for script in own_scripts() if script.name.startswith(("elements.js", "circuit/"))]
     path = tmp_path_factory.mktemp("circuit") / "circuit.html"
     path.write_text(
         "<!doctype html><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<style>{(STATIC / 'report.css').read_text()}{(STATIC / 'circuit.css').read_text()}</style><main>"
         + "".join(parts)
-        + f"</main><script>{inlinable((STATIC / 'circuit.js').read_text())}</script><script>{mount}</script>"
+        + "</main>"
+        + "".join(f"<script>{script}</script>" for script in [*scripts, mount])
     )
     return path
 

@@ -8,7 +8,7 @@ from explorer_cases import HOSTILE, QUERIES, by_hand
 
 from circuit_lab.report.page import _template
 from circuit_lab.report.query_explorer import explorer_panel
-from circuit_lab.report.scripts import STATIC, inlinable, libraries
+from circuit_lab.report.scripts import STATIC, libraries, own_scripts
 
 SYMBOL = {"bridge": "◆", "answer": "★"}
 
@@ -26,7 +26,7 @@ def page_path(tmp_path_factory):
     scripts = [
         circuitsvis,
         "window.CircuitLab = { draw: (element, figure) => { window.figure = figure; }, theme: () => 'light' };",
-        inlinable((STATIC / "explorer.js").read_text()),
+        *(script.text for script in own_scripts() if script.name.startswith(("elements.js", "explorer/"))),
         "document.addEventListener('DOMContentLoaded', () => CircuitLab.mountExplorer("
         f"document.getElementById('c1'), {panel}, {{}}));",
     ]

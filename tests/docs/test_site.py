@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -224,17 +223,12 @@ def test_the_reference_has_the_public_names(site):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["file", "http"])
-def test_search_and_figures_work_in_a_browser_without_a_network(site, scheme):
-    browser_of = pytest.importorskip("playwright.sync_api").sync_playwright
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium: apt-get install chromium")
+def test_search_and_figures_work_in_a_browser_without_a_network(site, browser, scheme):
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
     handler.log_message = lambda *_: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, browser_of() as playwright:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         start = site.as_uri() if scheme == "file" else f"http://127.0.0.1:{server.server_port}"
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
         errors, requested = [], []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -246,8 +240,8 @@ def test_search_and_figures_work_in_a_browser_without_a_network(site, scheme):
         page.locator("input.md-search__input").press_sequentially("bridge entity")
         page.wait_for_selector(".md-search-result__item a", timeout=20_000)
         found = page.locator(".md-search-result__item a").evaluate_all("links => links.map(link => link.href)")
-        assert any("glossary" in link for link in found)
-        assert errors == []
-        assert [url for url in requested if not url.startswith((start, "data:", "blob:", "about:"))] == []
-        browser.close()
+        page.close()
         server.shutdown()
+    assert any("glossary" in link for link in found)
+    assert errors == []
+    assert [url for url in requested if not url.startswith((start, "data:", "blob:", "about:"))] == []
