@@ -189,8 +189,7 @@ def make_sections(items: Sequence[Reported]) -> list[Section]:
 
 
 def _checkpoint_section(section: str, diagnosis: Diagnosis) -> CheckpointSection:
-    # Late: the measures behind them load TransformerLens's bridges, which a notebook's display of a diagnosis does
-    # not need and which take longer to import than a small diagnosis takes.
+    # Late: a notebook's display of a diagnosis needs none of them, and plotly is slow to import.
     from circuit_lab.report.circuit_diagram import circuit_panel
     from circuit_lab.report.panels import panel_figures
     from circuit_lab.report.query_explorer import explorer_panel

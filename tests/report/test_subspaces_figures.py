@@ -12,7 +12,8 @@ from circuit_lab.measures.subspaces.das import SUBSPACES, DasBudget, bridge_das
 from circuit_lab.measures.subspaces.path_identity import PathIdentity, grid_similarity, site_overlap
 from circuit_lab.measures.two_hop.locate import LocatedSites, SiteRate
 from circuit_lab.nets.controls.two_hop import fact_table_read_twice
-from circuit_lab.report.figures.subspaces import cka_figure, das_figure, geometry_figure, path_identity_figure
+from circuit_lab.report.figures.geometry import geometry_figure
+from circuit_lab.report.figures.subspaces import cka_figure, das_figure, path_identity_figure
 
 FACTS, QUERIES = make_world()
 

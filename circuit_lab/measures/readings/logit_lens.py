@@ -1,7 +1,7 @@
 """The logit lens (nostalgebraist 2020) at every site and position: what the stream would say if the net stopped there.
 
-1. Read the state of the residual stream through the model's own final norm and unembedding, with TransformerLens's
-   `logit_readout`: logits z over the output tokens, softmax(z) the lens distribution.
+1. Read the state of the residual stream through the model's own final norm and unembedding, of a bridge with
+   TransformerLens's `logit_readout`: logits z over the output tokens, softmax(z) the lens distribution.
 2. For each target token t of a query (the answer, an intermediate such as the bridge, the token standing at a position,
    or any token the caller names): its rank #{s : z[s] >= z[t]}, from 1 (on top); ties count against it. Its
    log-probability log softmax(z)[t]. Over the vocabulary: the entropy of the lens distribution and its top tokens.
@@ -20,13 +20,20 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.tools.analysis.logit_lens import logit_readout
 
-from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel, activations, check_model, lens_sites
+from circuit_lab.measures.hooked_model import (
+    DEFAULT_BATCH_SIZE,
+    HookedModel,
+    activations,
+    check_model,
+    lens_sites,
+    logits_at,
+)
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
+from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
 ANSWER = "answer"
@@ -266,7 +273,7 @@ def _read(
     ranks, log_probs, entropies, top_tokens, top_probabilities = [], [], [], [], []
     for name in hook_names:
         state = states.pop(name).transpose(0, 1)
-        logits = logit_readout(model, state, chunk_size=state.shape[0] * state.shape[1]).values
+        logits = _readout(model, state)
         log_q = logits.log_softmax(-1)
         best = log_q.topk(top_k)
         entropies.append(torch.special.entr(log_q.exp()).sum(-1).cpu())
@@ -310,3 +317,12 @@ def _tokens_by_name(
     by_name = targets if isinstance(targets, Mapping) else {name: target_tokens(queries, name) for name in targets}
     n = len(queries)
     return {name: check_readable(name, token, n=n, d_vocab_out=d_vocab_out) for name, token in by_name.items()}
+
+
+def _readout(model: HookedModel, state: Float[Tensor, "n_ctx n d_model"]) -> Float[Tensor, "n_ctx n d_vocab_out"]:
+    """The lens's logits; a net of ours is read by itself, for TransformerLens's tools take a second to import."""
+    if isinstance(model, HookedSharedTransformer):
+        return logits_at(model, state)
+    from transformer_lens.tools.analysis.logit_lens import logit_readout
+
+    return logit_readout(model, state, chunk_size=state.shape[0] * state.shape[1]).values

@@ -25,6 +25,7 @@ from .edges import (
     node_attribution_figure,
     path_patching_figure,
 )
+from .geometry import geometry_figure
 from .modular import (
     component_spectra_figure,
     efficiency_figure,
@@ -43,7 +44,7 @@ from .readings import (
 )
 from .runs import run_timeline_figure
 from .site_effects import site_effects_figure
-from .subspaces import cka_figure, das_figure, geometry_figure, path_identity_figure
+from .subspaces import cka_figure, das_figure, path_identity_figure
 
 __all__ = [
     "ablation_figure",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 # Okabe and Ito's palette, told apart by the colour-blind.
@@ -82,3 +83,14 @@ def heat_map(
     )
     figure.update_layout(height=160 + 40 * len(rows), **LAYOUT)
     return figure
+
+
+def rows_where(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
+    """The rows of a table whose columns have these values."""
+    keep = np.logical_and.reduce([frame[column] == value for column, value in values.items()])
+    return pd.DataFrame(frame[keep])
+
+
+def interval_text(rows: pd.DataFrame) -> list[str]:
+    """The interval of each row, from its columns `low` and `high`, for hover text."""
+    return [f"[{low:.3f}, {high:.3f}]" for low, high in zip(rows["low"], rows["high"], strict=True)]

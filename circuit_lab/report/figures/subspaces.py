@@ -1,4 +1,4 @@
-"""Figures of subspaces and states: learnt subspaces, the bridge's geometry, CKA, and path identity."""
+"""Figures of subspaces and states: learnt subspaces, CKA, and path identity."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuit_lab.measures.readings.cka import LensSiteCka
-from circuit_lab.measures.readings.geometry import CENTRINGS, BridgeGeometry
 from circuit_lab.measures.subspaces.das import BridgeDas
 from circuit_lab.measures.subspaces.path_identity import PathIdentity
 from circuit_lab.report.figures.style import (
@@ -14,12 +13,12 @@ from circuit_lab.report.figures.style import (
     GREEN,
     GREY,
     LAYOUT,
-    LINE_COLOURS,
     ORANGE,
     PALE,
     PINK,
     SKY,
     heat_map,
+    rows_where,
     wrapped,
 )
 
@@ -31,7 +30,6 @@ SUBSPACE_COLOURS = {
     "untrained net": PINK,
     "nothing": PALE,
 }
-PAIR_DASHES = {"within": "solid", "between": "dash", "shuffled": "dot"}
 
 
 def das_figure(das: BridgeDas, *, pairs: str = "held_out") -> go.Figure:
@@ -53,13 +51,13 @@ def das_figure(das: BridgeDas, *, pairs: str = "held_out") -> go.Figure:
     }
     if pairs not in of_pairs:
         raise ValueError(f"pairs must be one of {', '.join(of_pairs)}, got {pairs!r}")
-    frame = _where(das.frame(), pairs=pairs)
+    frame = rows_where(das.frame(), pairs=pairs)
     figure = make_subplots(
         cols=len(das.stages), subplot_titles=[f"{stage} @ {das.position}" for stage in das.stages], shared_yaxes=True
     )
     for column, stage in enumerate(das.stages, start=1):
         for subspace, colour in SUBSPACE_COLOURS.items():
-            rows = _where(frame, stage=stage, subspace=subspace)
+            rows = rows_where(frame, stage=stage, subspace=subspace)
             bars = go.Bar(
                 name=subspace,
                 x=[str(rank) for rank in rows["rank"]],
@@ -84,55 +82,6 @@ def das_figure(das: BridgeDas, *, pairs: str = "held_out") -> go.Figure:
     figure.update_xaxes(title="rank of the subspace", type="category")
     figure.update_yaxes(range=[0, 1])
     figure.update_yaxes(title="interchange accuracy", row=1, col=1)
-    return figure
-
-
-def geometry_figure(geometry: BridgeGeometry, *, states: str = "centred") -> go.Figure:
-    """Lines: cosine similarity by stage, a panel for each position, within and between bridges and shuffled.
-
-    Args:
-        geometry: The result.
-        states: "centred" or "raw".
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If there are no such states.
-    """
-    if states not in CENTRINGS:
-        raise ValueError(f"states must be one of {', '.join(CENTRINGS)}, got {states!r}")
-    frame = _where(geometry.frame(), states=states)
-    positions = geometry.position_names
-    figure = make_subplots(cols=len(positions), subplot_titles=list(positions), shared_yaxes=True)
-    for column, position in enumerate(positions, start=1):
-        for index, (split_a, split_b) in enumerate(geometry.split_pairs):
-            colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-            for kind, dash in PAIR_DASHES.items():
-                rows = _where(frame, position=position, split_a=split_a, split_b=split_b, pairs=kind)
-                name = f"{kind}, {split_a} x {split_b} ({int(geometry.n_bridges[index])} bridges)"
-                line = go.Scatter(
-                    name=name,
-                    x=list(geometry.stages),
-                    y=rows["cosine"],
-                    mode="lines",
-                    line={"color": colour, "dash": dash},
-                    legendgroup=name,
-                    showlegend=column == 1,
-                    customdata=_interval_text(rows),
-                    hovertemplate="%{x}: %{y:.3f} %{customdata}<extra>" + name + "</extra>",
-                )
-                figure.add_traces([_band(rows, geometry.stages, colour, name), line], rows=1, cols=column)
-    figure.update_layout(
-        title=wrapped(
-            f"Cosine similarity of {states} states, same bridge (another first-hop fact) or not; "
-            "bands: 95 % over bridges; corroborates only"
-        ),
-        height=460,
-        **LAYOUT,
-    )
-    figure.update_xaxes(title="stage", categoryorder="array", categoryarray=list(geometry.stages))
-    figure.update_yaxes(title="cosine", row=1, col=1)
     return figure
 
 
@@ -162,7 +111,7 @@ def path_identity_figure(identity: PathIdentity) -> go.Figure:
     titles = [_IDENTITY_PANELS[part] for part in parts]
     figure = make_subplots(cols=len(parts), subplot_titles=titles, horizontal_spacing=0.1)
     for column, part in enumerate(parts, start=1):
-        rows = _where(frame, part=part)
+        rows = rows_where(frame, part=part)
         bars = _interchange_bars(rows) if part == "interchange" else _correlation_bars(part, rows, legend=column == 1)
         figure.add_traces(bars, rows=1, cols=column)
         is_share = part == "interchange"
@@ -251,12 +200,6 @@ def _sizes(identity: PathIdentity) -> list[str]:
     return sizes
 
 
-def _where(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
-    """The rows whose columns have these values."""
-    keep = np.logical_and.reduce([frame[column] == value for column, value in values.items()])
-    return pd.DataFrame(frame[keep])
-
-
 def _error_bars(rows: pd.DataFrame, value: str) -> dict[str, object]:
     """Interval ends as distances from the value; none where there is no interval."""
     return {
@@ -265,23 +208,3 @@ def _error_bars(rows: pd.DataFrame, value: str) -> dict[str, object]:
         "array": (rows["high"] - rows[value]).clip(lower=0).fillna(0.0),
         "arrayminus": (rows[value] - rows["low"]).clip(lower=0).fillna(0.0),
     }
-
-
-def _interval_text(rows: pd.DataFrame) -> list[str]:
-    return [f"[{low:.3f}, {high:.3f}]" for low, high in zip(rows["low"], rows["high"], strict=True)]
-
-
-def _band(rows: pd.DataFrame, stages: tuple[str, ...], colour: str, group: str) -> go.Scatter:
-    """The interval as a shaded band."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*stages, *reversed(stages)],
-        y=[*rows["high"], *reversed(list(rows["low"]))],
-        mode="lines",
-        fill="toself",
-        fillcolor=f"rgba({red}, {green}, {blue}, 0.15)",
-        line={"width": 0},
-        hoverinfo="skip",
-        legendgroup=group,
-        showlegend=False,
-    )

@@ -9,9 +9,9 @@ from circuit_lab.measures import AttentionPatterns, BridgeGeometry, LocatedSites
 from circuit_lab.report.figures.components import attention_figure
 from circuit_lab.report.figures.diagnosis import bridge_lens_figure, outcomes_figure, site_rates_figure
 from circuit_lab.report.figures.edges import path_patching_figure
+from circuit_lab.report.figures.geometry import geometry_figure
 from circuit_lab.report.figures.patching import activation_patching_figure
 from circuit_lab.report.figures.site_effects import site_effects_figure
-from circuit_lab.report.figures.subspaces import geometry_figure
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.exhibits import TwoHopExhibits
 
