@@ -55,6 +55,9 @@ class Checkpoint:
     path: Path
     weights_hash: str
 
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: step {self.step}, {self.task}>"
+
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_checkpoint  # upward on purpose: see the layer test
 

@@ -282,6 +282,10 @@ class Diagnosis(BaseModel):
 
         return write_report([self], path, link_scripts=link_scripts)
 
+    def __repr__(self) -> str:
+        step = "" if self.step is None else f", step {self.step}"
+        return f"<Diagnosis of {self.source}{step}: {self.verdict}, confidence {self.confidence:.2f}>"
+
     def _repr_html_(self) -> str:
         from circuit_lab.report import render_fragment  # upward on purpose: see the layer test
 

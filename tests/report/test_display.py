@@ -152,8 +152,9 @@ def test_a_result_is_shown_without_hostile_markup():
 
 
 def test_a_checkpoint_says_what_it_is():
-    html = reference_model("two-hop-true-circuit")._repr_html_()
-    text = Page(html).text
+    checkpoint = reference_model("two-hop-true-circuit")
+    text = Page(checkpoint._repr_html_()).text
+    assert repr(checkpoint) == f"<Checkpoint {checkpoint.path}: step 20000, {checkpoint.task}>"
     # One block of four attention matrices and an MLP, three embeddings of 70 or 60 tokens and 3 positions, 64 wide.
     assert "59392 parameters" in text and "step 20000" in text
     assert "4 layers over 1 block(s)" in text
@@ -182,6 +183,7 @@ def test_a_checkpoint_names_its_leaks_and_its_parent(small_task, tmp_path):
 
 def test_a_run_shows_its_answers_crossings_and_verdicts():
     run = told_run(**STORY)
+    assert repr(run) == "<RunDiagnosis of told: 5 checkpoints, semi_grokked at step 50>"
     page = Page(run.model_copy(update={"source": HOSTILE})._repr_html_())
     assert "img" not in page.tags and HOSTILE in page.text
     assert all(answer.words in page.text for answer in run.answers)
@@ -197,6 +199,7 @@ def test_a_comparison_shows_its_answer_and_the_clear_differences():
     circuit = cosine_network(13, frequencies=(1, 4))
     comparison = compare((circuit, task), (table, task))
     page = Page(comparison._repr_html_())
+    assert repr(comparison).endswith(f"in memory: same path: {comparison.same_path}>")
     assert f"Same path: {comparison.same_path}" in page.text
     assert all(reason in page.text for reason in comparison.reasons)
     n_clear = comparison.n_excluding_zero

@@ -136,6 +136,7 @@ def test_too_few_test_queries_are_inconclusive():
 
 
 def test_frames_and_notebook_display(diagnosis):
+    assert repr(diagnosis) == "<Diagnosis of a net and its task, in memory: true_circuit, confidence 1.00>"
     outcomes = diagnosis.outcome_frame()
     assert isinstance(outcomes, pd.DataFrame) and set(map(str, Outcome)) < set(outcomes.columns)
     html = diagnosis._repr_html_()

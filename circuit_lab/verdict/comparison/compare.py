@@ -83,6 +83,9 @@ class Comparison(BaseModel):
 
         return write_report([self], path, link_scripts=link_scripts)
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.a.source} and {self.b.source}: same path: {self.same_path}>"
+
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_comparison  # upward on purpose: see the layer test
 

@@ -141,6 +141,10 @@ class RunDiagnosis(BaseModel):
 
         return write_report([self], path, link_scripts=link_scripts)
 
+    def __repr__(self) -> str:
+        n, last = len(self.verdicts), self.verdicts[-1]
+        return f"<RunDiagnosis of {self.source}: {n} checkpoints, {last.verdict} at step {last.step}>"
+
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_run  # upward on purpose: see the layer test
 
