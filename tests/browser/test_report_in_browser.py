@@ -346,6 +346,7 @@ def test_the_contents_open_and_close_on_a_phone(open_report, control_report):
     assert not page.locator("nav").is_visible()
 
 
+@pytest.mark.slow
 def test_names_from_elsewhere_stay_text(open_report, hostile_report):
     page = open_report(hostile_report)
     page.on("dialog", lambda dialog: page.watch.errors.append(f"a script ran: {dialog.message}"))

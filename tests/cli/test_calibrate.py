@@ -28,6 +28,7 @@ def few(monkeypatch):
     monkeypatch.setattr(calibration, "quick_trials", three)
 
 
+@pytest.mark.slow
 def test_it_prints_writes_and_goes_on(few, tmp_path):
     out = tmp_path / "calibration"
     first = call("--quick", "--out", out, "--jobs", 1)

@@ -110,6 +110,7 @@ def test_both_families_have_their_own_tables_and_models_are_found_by_name(checkp
     assert "inputs, rank 4 of 58" in result.output and max(map(len, lines)) <= 80
 
 
+@pytest.mark.slow
 def test_json_is_json_alone(checkpoints):
     one = call("diagnose", checkpoints["circuit"], "--json")
     assert json.loads(one.stdout)["verdict"] == "true_circuit"

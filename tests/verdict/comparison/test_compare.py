@@ -99,6 +99,7 @@ def test_a_net_with_its_rotated_copy(sides):
         assert lent.loc[name, "value"] > 0.97 and lent.loc[name, "control"] < 0.2
 
 
+@pytest.mark.slow
 def test_a_circuit_with_a_table(sides):
     comparison = compare_diagnosed(sides("circuit"), sides("table"), seed=0)
     assert comparison.same_path == "no"

@@ -32,6 +32,7 @@ def record_of(checkpoint, name):
     }
 
 
+@pytest.mark.slow
 def test_a_memoriser_without_a_past_memorises(memoriser, tmp_path):
     assert diagnose(save(tmp_path / "alone.safetensors", memoriser, step=500)).verdict == Verdict.MEMORISING
     assert diagnose((memoriser.net, memoriser.task)).verdict == Verdict.MEMORISING
