@@ -27,6 +27,7 @@ DECLARED_UPWARD = {
     ("training/checkpoint.py", "report"),
     ("verdict/comparison/compare.py", "report"),
     ("verdict/diagnosis.py", "report"),
+    ("verdict/reported.py", "report"),
     ("verdict/runs/run_diagnosis.py", "report"),
 }
 

@@ -20,7 +20,6 @@ circuit-lab compare two-hop-true-circuit two-hop-shortcut\n\n
 circuit-lab compare runs/my-run/checkpoints/step-00005000.safetensors runs/my-run\n\n
 circuit-lab compare modular-grokked modular-ungrokked --json
 """
-_FALSE_ALARMS = 0.05
 _HOW = {"paired": "p", "independent": "i", "half-widths added": "w", "none": ""}
 
 
@@ -83,6 +82,8 @@ def _path_table(comparison: "Comparison") -> Titled:
 
 def _difference_table(comparison: "Comparison") -> Titled:
     """Of the numbers without a site, those that decide a verdict and those whose difference excludes 0."""
+    from circuit_lab.verdict.comparison.side_by_side import FALSE_ALARMS
+
     table = empty_table(text=("number",), numbers=("A", "B", "B - A", "95 % interval", "n", ""))
     shown = [row for row in comparison.differences if not row.site and (row.decides or row.excludes_zero)]
     for row in shown:
@@ -97,7 +98,7 @@ def _difference_table(comparison: "Comparison") -> Titled:
         )
     n, n_apart = comparison.n_differences, comparison.n_excluding_zero
     caption = (
-        f"* excludes 0: {n_apart} of {n} differences looked at; of equal nets about {_FALSE_ALARMS * n:.0f} would\n"
+        f"* excludes 0: {n_apart} of {n} differences looked at; of equal nets about {FALSE_ALARMS * n:.0f} would\n"
         "p paired, by query; i independent; w half-widths added, for any correlation\n"
         f"{len(shown)} of {len(comparison.differences)} numbers: no site, and deciding or excluding 0; all: --json"
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import plotly.io
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from circuit_lab.report.figures import calibration_figures
+from circuit_lab.report.templating import template
 from circuit_lab.verdict.calibration import Calibration
 
 RESULT_FILE, README_FILE, FIGURES_FILE = "calibration.json", "README.md", "figures.html"
@@ -50,21 +50,13 @@ def calibration_readme(calibration: Calibration, *, images: tuple[str, ...] = ()
     Returns:
         The text.
     """
-    environment = Environment(
-        loader=PackageLoader("circuit_lab.report"),
-        autoescape=False,  # Markdown, and all of it numbers and names of ours
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("calibration.md").render(c=calibration, images=images, page=FIGURES_FILE)
+    return template("calibration.md").render(c=calibration, images=images, page=FIGURES_FILE)
 
 
 def _write_page(figures: Mapping[str, go.Figure], path: Path) -> Path:
     """One page of interactive figures, with plotly's script inlined once."""
-    environment = Environment(loader=PackageLoader("circuit_lab.report"), autoescape=True, undefined=StrictUndefined)
     drawn = [Markup(plotly.io.to_html(f, include_plotlyjs=False, full_html=False)) for f in figures.values()]
-    page = environment.get_template("figures.html").render(figures=drawn, plotly_js=Markup(get_plotlyjs()))
+    page = template("figures.html").render(figures=drawn, plotly_js=Markup(get_plotlyjs()))
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuit_lab.report.circuit.layout import cut
 from circuit_lab.report.circuit.modular import modular_circuit
 from circuit_lab.report.circuit.two_hop import two_hop_circuit
+from circuit_lab.report.templating import template
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.exhibits import Exhibits, TwoHopExhibits
 
@@ -30,16 +30,6 @@ def circuit_panel(diagnosis: Diagnosis, exhibits: Exhibits | None) -> dict[str, 
         if isinstance(exhibits, TwoHopExhibits)
         else modular_circuit(diagnosis, exhibits)
     )
-    template = _environment().get_template(f"circuit_{circuit['kind']}.html")
+    drawing = template(f"circuit_{circuit['kind']}.html")
     # The template escapes what it is given.
-    return {**circuit, "svg": Markup(template.render(circuit=circuit, cut=cut))}
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("circuit_lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return {**circuit, "svg": Markup(drawing.render(circuit=circuit, cut=cut))}

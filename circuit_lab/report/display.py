@@ -6,14 +6,13 @@ Everything is text in the notebook's own colours. Names from elsewhere (sources,
 import inspect
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from circuit_lab.measures.result import Result
 from circuit_lab.report import figures
+from circuit_lab.report.templating import template
 from circuit_lab.training import Checkpoint
 from circuit_lab.verdict import Comparison, RunDiagnosis
 from circuit_lab.verdict.subject import Subject
@@ -66,7 +65,7 @@ def render_result(result: Result) -> str:
     Returns:
         A fragment of HTML.
     """
-    return _template("result.html").render(
+    return template("result.html").render(
         name=type(result).__name__,
         says=(inspect.getdoc(type(result)) or "").partition("\n")[0],
         n=getattr(result, "n", None),
@@ -85,7 +84,7 @@ def render_checkpoint(checkpoint: Checkpoint) -> str:
         A fragment of HTML.
     """
     subject = Subject(net=checkpoint.net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
-    return _template("checkpoint.html").render(
+    return template("checkpoint.html").render(
         source=subject.source,
         step=checkpoint.step,
         task=str(checkpoint.task),
@@ -107,7 +106,7 @@ def render_run(run: RunDiagnosis) -> str:
     Returns:
         A fragment of HTML.
     """
-    return _template("run_display.html").render(
+    return template("run_display.html").render(
         run=run,
         crossings=_first_rows(run.crossing_frame(), n_rows=len(run.crossings)),
         verdicts=_first_rows(run.verdict_frame(), n_rows=len(run.verdicts)),
@@ -125,7 +124,7 @@ def render_comparison(comparison: Comparison) -> str:
     """
     differences = comparison.frame()
     clear = differences.loc[differences["excludes_zero"]]
-    return _template("comparison_display.html").render(comparison=comparison, table=_first_rows(clear))
+    return template("comparison_display.html").render(comparison=comparison, table=_first_rows(clear))
 
 
 def _first_rows(frame: pd.DataFrame, *, n_rows: int = N_ROWS) -> _Table:
@@ -167,11 +166,3 @@ def _figure_call(name: str) -> str:
 def _settings(table: Mapping[str, Any]) -> str:
     """A table of a recipe on one line; nested tables, such as a parent's accuracies, are left out."""
     return ", ".join(f"{name} = {value}" for name, value in table.items() if not isinstance(value, Mapping))
-
-
-@cache
-def _template(name: str) -> Template:
-    environment = Environment(
-        loader=PackageLoader("circuit_lab.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(name)

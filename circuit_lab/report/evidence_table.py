@@ -15,12 +15,10 @@ class EvidenceRow:
     Attributes:
         id: Its anchor in the page, such as "c1-e7".
         evidence: The number.
-        python: The line of Python that recomputes it.
     """
 
     id: str
     evidence: Evidence
-    python: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,7 @@ def evidence_rows(diagnosis: Diagnosis, section: str) -> tuple[EvidenceRow, ...]
     Returns:
         One row per number, in the order of the diagnosis.
     """
-    return tuple(
-        EvidenceRow(f"{section}-e{number}", evidence, recomputing_line(diagnosis, evidence))
-        for number, evidence in enumerate(diagnosis.evidence)
-    )
+    return tuple(EvidenceRow(f"{section}-e{number}", evidence) for number, evidence in enumerate(diagnosis.evidence))
 
 
 def sentences(diagnosis: Diagnosis) -> tuple[Sentence, ...]:
@@ -59,6 +54,8 @@ def sentences(diagnosis: Diagnosis) -> tuple[Sentence, ...]:
 
 def recomputing_line(diagnosis: Diagnosis, row: Evidence) -> str:
     """The line of Python that gives a row of the evidence anew, with the settings that are not `diagnose`'s own.
+
+    A page's script writes the same from `diagnosing_call`, to keep the page small; a test holds it to this one.
 
     Args:
         diagnosis: The diagnosis. One of a net in memory has no path: its line says `(net, task)`.

@@ -5,21 +5,18 @@ figures and the rest of the data lie in the page as compressed JSON, one block f
 `static/report.js` reads when the section is first shown.
 """
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from circuit_lab.report.scripts import SCRIPTS_FOLDER, Script, content_policy, libraries, own_scripts, styles
-from circuit_lab.report.sections import CheckpointSection, Reported, make_sections, side_by_side_view
+from circuit_lab.report.sections import CheckpointSection, make_sections, side_by_side_view
+from circuit_lab.report.templating import template
 from circuit_lab.training.run_folder import write_atomically
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.comparison.side_by_side import FALSE_ALARMS, side_by_side
-
-_INDENTED_TAG = re.compile(r"\n\s+(?=<)")
+from circuit_lab.verdict.reported import Reported
 
 
 def write_report(items: Sequence[Reported], path: str | Path, *, link_scripts: bool = False) -> Path:
@@ -84,7 +81,7 @@ def render_page(items: Sequence[Reported], *, link_scripts: bool = False) -> str
     diagnoses = [section.diagnosis for section in sections if isinstance(section, CheckpointSection)]
     inline = [*own_scripts(), *([] if link_scripts else libraries())]
     linked = [f"{SCRIPTS_FOLDER}/{library.name}" for library in libraries()] if link_scripts else []
-    return _template("page.html").render(
+    return template("page.html").render(
         sections=sections,
         # Without JavaScript's help a page of one section needs no overview.
         has_overview=len(sections) > 1,
@@ -101,73 +98,8 @@ def render_page(items: Sequence[Reported], *, link_scripts: bool = False) -> str
 
 def render_fragment(diagnosis: Diagnosis) -> str:
     """The verdict, its reasons and the outcome table as HTML, for a notebook cell."""
-    return _template("fragment.html").render(diagnosis=diagnosis)
+    return template("fragment.html").render(diagnosis=diagnosis)
 
 
 def _trusted(script: Script) -> Markup:
     return Markup(script.text)
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("circuit_lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "words": words,
-        "without_indentation": without_indentation,
-    }
-    environment.policies["json.dumps_kwargs"] = {
-        "separators": (",", ":"),
-        "ensure_ascii": False,
-        "allow_nan": False,
-    }
-    return environment
-
-
-def _template(name: str):
-    return _environment().get_template(name)
-
-
-def number(value: float | None) -> str:
-    """A number for a table: three decimals, or four digits of a large one.
-
-    >>> number(0.98765), number(12345.678), number(None)
-    ('0.988', '12346', '–')
-    """
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference for a table.
-
-    >>> signed(0.5), signed(-0.25)
-    ('+0.500', '−0.250')
-    """
-    return "–" if value is None else f"{'−' if value < 0 else '+'}{number(abs(value))}"
-
-
-def without_indentation(page: str) -> Markup:
-    r"""Markup without the blanks before tags at the start of lines; a text from elsewhere has no tags.
-
-    >>> without_indentation("<ul>\n  <li>a\n  b")
-    Markup('<ul>\n<li>a\n  b')
-    """
-    return Markup(_INDENTED_TAG.sub("\n", page))
-
-
-def words(name: object) -> str:
-    """The name of a verdict, outcome or family in words.
-
-    >>> words("second_hop_failure")
-    'second hop failure'
-    """
-    return str(name).replace("_", " ")

@@ -32,6 +32,7 @@ from torch import Tensor
 from circuit_lab.measures import LogitLens
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.exhibits import Exhibits, ModularExhibits, TwoHopExhibits
+from circuit_lab.verdict.exhibits.modular import ONLY, WITHOUT
 from circuit_lab.verdict.modular.outcomes import Outcome as ModularOutcome
 from circuit_lab.verdict.two_hop.outcomes import Outcome as TwoHopOutcome
 
@@ -65,7 +66,6 @@ _TESTS = {
     "interchange": ("interchange", "The state of a query that works, with another bridge, is put into this query: the "
     "answer must become that of the other bridge and this query's second relation."),
 }  # fmt: skip
-_WITHOUT, _ONLY = "without: ", "only: "
 
 
 def explorer_panel(diagnosis: Diagnosis, exhibits: Exhibits | None) -> dict[str, Any] | None:
@@ -231,11 +231,11 @@ def _modular_content(exhibits: ModularExhibits) -> dict[str, Any]:
 
 def _ablation_in_words(column: str) -> list[tuple[str, str]]:
     """Name and meaning of the ablation whose answers a column holds; nothing for other columns."""
-    if column.startswith(_WITHOUT):
-        site = column.removeprefix(_WITHOUT)
+    if column.startswith(WITHOUT):
+        site = column.removeprefix(WITHOUT)
         return [(f"without the key frequencies at the {site}", "a circuit that uses them loses its answer")]
-    if column.startswith(_ONLY):
-        site = column.removeprefix(_ONLY)
+    if column.startswith(ONLY):
+        site = column.removeprefix(ONLY)
         return [(f"with nothing but the key frequencies at the {site}", "a circuit that uses them keeps its answer")]
     return []
 

@@ -13,9 +13,7 @@ from circuit_lab.report.evidence_table import EvidenceRow, Sentence, diagnosing_
 from circuit_lab.report.figure_json import PageFigure, page_figure, short_number
 from circuit_lab.verdict import Comparison, Diagnosis, RunDiagnosis
 from circuit_lab.verdict.comparison.side_by_side import FALSE_ALARMS, SideBySide
-
-Reported = Diagnosis | RunDiagnosis | Comparison
-"""What a report can show."""
+from circuit_lab.verdict.reported import Reported
 
 
 @dataclass(frozen=True)
@@ -184,6 +182,7 @@ def make_sections(items: Sequence[Reported]) -> list[Section]:
             a, b = (_checkpoint_section(new_id("c"), diagnosis) for diagnosis in (item.a, item.b))
             sections += [ComparisonSection(new_id("k"), item, a, b), a, b]
         else:
+            assert isinstance(item, Diagnosis), f"a report shows diagnoses and comparisons, not {type(item).__name__}"
             sections.append(_checkpoint_section(new_id("c"), item))
     return sections
 

@@ -13,6 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 from circuit_lab.measures import WeightNorms
 from circuit_lab.tasks import SplitCertificate
 from circuit_lab.verdict.checks import Estimate, Reason, Share
+from circuit_lab.verdict.reported import Reported
 from circuit_lab.verdict.verdicts import Verdict
 
 SCHEMA_VERSION = 4
@@ -176,7 +177,7 @@ def rests_on(
     )
 
 
-class Diagnosis(BaseModel):
+class Diagnosis(Reported, BaseModel):
     """A verdict on one checkpoint, the evidence for it, and what would change it.
 
     Attributes:
@@ -267,20 +268,6 @@ class Diagnosis(BaseModel):
     def to_json(self, *, indent: int | None = 2) -> str:
         """The diagnosis as JSON that satisfies the schema at `SCHEMA_PATH`."""
         return self.model_dump_json(indent=indent)
-
-    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
-        """Write the diagnosis as one HTML page that opens without a network.
-
-        Args:
-            path: File to write; parent folders are made.
-            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
-
-        Returns:
-            The path written.
-        """
-        from circuit_lab.report import write_report  # upward on purpose: see the layer test
-
-        return write_report([self], path, link_scripts=link_scripts)
 
     def __repr__(self) -> str:
         step = "" if self.step is None else f", step {self.step}"

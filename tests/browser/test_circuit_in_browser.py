@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from circuit_lab.report.circuit_diagram import circuit_panel
-from circuit_lab.report.page import _template
 from circuit_lab.report.scripts import STATIC, own_scripts
+from circuit_lab.report.templating import template
 from circuit_lab.verdict.exhibits import gather_exhibits
 
 LOCATED = "#c1 .circuit .node.located"
@@ -21,7 +21,7 @@ def page_path(two_hop_control, modular_control, tmp_path_factory):
         for section, diagnosis in (("c1", two_hop_control), ("c2", modular_control))
     }
     parts = [
-        f"<section id='{section}'>{_template('circuit.html').render(section=SimpleNamespace(circuit=panel))}"
+        f"<section id='{section}'>{template('circuit.html').render(section=SimpleNamespace(circuit=panel))}"
         f"<script type='application/json' id='{section}-data'>{json.dumps({'circuit': panel['data']})}</script>"
         "</section>"
         for section, panel in panels.items()

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from explorer_cases import HOSTILE, QUERIES, by_hand
 
-from circuit_lab.report.page import _template
 from circuit_lab.report.query_explorer import explorer_panel
 from circuit_lab.report.scripts import STATIC, libraries, own_scripts
+from circuit_lab.report.templating import template
 
 SYMBOL = {"bridge": "◆", "answer": "★"}
 
@@ -36,7 +36,7 @@ def page_path(tmp_path_factory):
         f"<style>{(STATIC / 'report.css').read_text()}{(STATIC / 'explorer.css').read_text()}</style>"
         + "".join(f"<script>{script}</script>" for script in scripts)
         + "<section id='c1'>"
-        + _template("explorer.html").render(section=SimpleNamespace(explorer={}))
+        + template("explorer.html").render(section=SimpleNamespace(explorer={}))
         + "</section>",
         encoding="utf-8",
     )

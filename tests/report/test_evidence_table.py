@@ -36,9 +36,10 @@ def test_a_line_gives_its_row_with_the_settings_of_the_diagnosis(diagnosis, subj
 def test_each_line_names_its_row_and_no_other(diagnosis):
     """All lines differ, and what follows `diagnose(...)` gives the row of the diagnosis at hand."""
     rows = evidence_rows(diagnosis, "c2")
-    assert len({row.python for row in rows}) == len(rows) == len(diagnosis.evidence)
-    for i, row in enumerate(rows):
-        call = row.python.replace("circuit_lab.diagnose((net, task), seed=5, max_queries_per_split=150)", "diagnosis")
+    lines = [recomputing_line(diagnosis, row.evidence) for row in rows]
+    assert len(set(lines)) == len(rows) == len(diagnosis.evidence)
+    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        call = line.replace("circuit_lab.diagnose((net, task), seed=5, max_queries_per_split=150)", "diagnosis")
         assert eval(call, {"diagnosis": diagnosis}) == diagnosis.evidence[i]
         assert row.id == f"c2-e{i}"
 
@@ -79,5 +80,5 @@ def test_every_line_of_a_reference_model_gives_its_number(name, monkeypatch):
 
     monkeypatch.setattr(circuit_lab, "diagnose", diagnose_once)
     rows = evidence_rows(diagnosis, "c1")
-    assert [recomputed(row.python) for row in rows] == list(diagnosis.evidence)
+    assert [recomputed(recomputing_line(diagnosis, row.evidence)) for row in rows] == list(diagnosis.evidence)
     assert len(made) == 1 and made.popitem()[1] is not diagnosis

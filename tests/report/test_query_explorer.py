@@ -11,8 +11,8 @@ import torch
 from explorer_cases import HOSTILE, N_HEADS, N_LAYERS, QUERIES, SITES, TOP_K, VOCAB, by_hand, unpacked
 
 from circuit_lab.nets.controls.modular import cosine_network
-from circuit_lab.report.page import _template
 from circuit_lab.report.query_explorer import MODULAR_MEANINGS, TWO_HOP_MEANINGS, explorer_panel
+from circuit_lab.report.templating import template
 from circuit_lab.tasks import ModularConfig, build_task
 from circuit_lab.verdict import diagnose
 from circuit_lab.verdict.exhibits import gather_exhibits
@@ -130,7 +130,7 @@ def test_token_ids_of_large_vocabularies_survive(case):
 
 def test_nothing_without_exhibits(case):
     assert explorer_panel(case[0], None) is None
-    page = _template("explorer.html").render(section=SimpleNamespace(explorer=None))
+    page = template("explorer.html").render(section=SimpleNamespace(explorer=None))
     assert "no longer holds its net" in page and "explorer-list" not in page
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from circuit_lab.measures import MeanInterval, mean_interval
+from circuit_lab.measures import ANSWER, INPUTS, MeanInterval, mean_interval
 from circuit_lab.report.circuit.layout import Box
 from circuit_lab.report.circuit.spectra import (
     NODE_HEIGHT,
@@ -36,9 +36,8 @@ from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.diagnosis import Evidence
 from circuit_lab.verdict.exhibits import ModularExhibits
 from circuit_lab.verdict.exhibits.gather_modular import EMBEDDING, LOGITS
+from circuit_lab.verdict.modular.evidence import ONLY_KEY, WITHOUT_KEY
 
-WITHOUT, ONLY = "right without key frequencies", "right with key frequencies only"
-INPUTS, ANSWER = "inputs", "answer"
 LEGEND = (
     {"mark": "bar", "words": "bar: share of the key frequencies; tick: with equal energy in every frequency"},
     {"mark": "spectrum-key", "words": "key frequency"},
@@ -135,7 +134,7 @@ def _ablation_cells(evidence: Sequence[Evidence], site: str, splits: Sequence[st
     rows = {(row.name, row.split): row for row in evidence if row.site.partition(",")[0] == site}
     cells: list[list[Any] | None] = []
     for split in splits:
-        without, only = rows.get((WITHOUT, split)), rows.get((ONLY, split))
+        without, only = rows.get((WITHOUT_KEY, split)), rows.get((ONLY_KEY, split))
         if without is None or only is None:
             cells.append(None)
             continue

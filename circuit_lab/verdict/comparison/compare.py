@@ -1,6 +1,5 @@
 """Two checkpoints side by side: both diagnoses, the differences between them, and whether they use the same path."""
 
-from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -12,13 +11,14 @@ from circuit_lab.verdict.comparison.paired_queries import Side, ask_the_same, pa
 from circuit_lab.verdict.comparison.path import PATH_THRESHOLDS, PathAnswer, PathEvidence, SamePath
 from circuit_lab.verdict.diagnose import diagnose_subject
 from circuit_lab.verdict.diagnosis import Diagnosis
+from circuit_lab.verdict.reported import Reported
 from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.subject import CheckpointLike, find_subject, in_eval_mode
 
 SCHEMA_VERSION = 1
 
 
-class Comparison(BaseModel):
+class Comparison(Reported, BaseModel):
     """Two checkpoints side by side.
 
     Attributes:
@@ -68,20 +68,6 @@ class Comparison(BaseModel):
     def to_json(self, *, indent: int | None = 2) -> str:
         """The comparison as JSON, both diagnoses included."""
         return self.model_dump_json(indent=indent)
-
-    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
-        """Write the comparison and both diagnoses as one HTML page that opens without a network.
-
-        Args:
-            path: File to write; parent folders are made.
-            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
-
-        Returns:
-            The path written.
-        """
-        from circuit_lab.report import write_report  # upward on purpose: see the layer test
-
-        return write_report([self], path, link_scripts=link_scripts)
 
     def __repr__(self) -> str:
         return f"<Comparison of {self.a.source} and {self.b.source}: same path: {self.same_path}>"

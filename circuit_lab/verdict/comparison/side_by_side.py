@@ -5,7 +5,7 @@ they use the same path is not asked here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from circuit_lab.verdict.comparison.differences import Difference, HitsOfBoth, compare_numbers
@@ -160,11 +160,8 @@ def _the_other_way(row: Difference) -> Difference:
     def negated(value: float | None) -> float | None:
         return None if value is None else -value
 
-    return Difference(
-        name=row.name,
-        split=row.split,
-        site=row.site,
-        unit=row.unit,
+    return replace(
+        row,
         a=row.b,
         b=row.a,
         difference=negated(row.difference),
@@ -172,7 +169,4 @@ def _the_other_way(row: Difference) -> Difference:
         high=negated(row.low),
         n_a=row.n_b,
         n_b=row.n_a,
-        method=row.method,
-        excludes_zero=row.excludes_zero,
-        decides=row.decides,
     )

@@ -36,7 +36,7 @@ from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.nets.components import at_position
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask, Queries
 from circuit_lab.verdict.diagnosis import Diagnosis
-from circuit_lab.verdict.exhibits.modular import ModularExhibits
+from circuit_lab.verdict.exhibits.modular import ONLY, WITHOUT, ModularExhibits
 from circuit_lab.verdict.modular.diagnose import ModularMeasurements
 from circuit_lab.verdict.modular.outcomes import Outcome
 from circuit_lab.verdict.subject import Subject
@@ -106,8 +106,8 @@ def _shown_pairs(
         rows = _drawn_of_each_outcome(table, max_per_outcome, generator)
         ablated = {}
         for name, site in measured.ablations[split].sites.items():
-            ablated[f"without: {name}"] = site.right_without[rows].numpy()
-            ablated[f"only: {name}"] = site.right_with_only[rows].numpy()
+            ablated[WITHOUT + name] = site.right_without[rows].numpy()
+            ablated[ONLY + name] = site.right_with_only[rows].numpy()
         tables.append(table.iloc[rows].assign(split=split, **ablated))
     queries = pd.concat(tables, ignore_index=True)
     names = task.pairs.position_names
@@ -119,7 +119,7 @@ def _shown_pairs(
     shown = task.pairs[torch.searchsorted(keys, wanted)]
     position = shown.answer_position
     queries["predicted"] = answer_logits(net, shown.tokens, position).argmax(-1).cpu().numpy()
-    without, only = ([c for c in queries if c.startswith(kind)] for kind in ("without: ", "only: "))
+    without, only = ([c for c in queries if c.startswith(kind)] for kind in (WITHOUT, ONLY))
     columns = ["split", *names, "answer", "predicted", "right", "outcome", *without, *only]
     return queries.loc[:, columns], shown
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from circuit_lab.measures import LogitEfficiency, LogitLens, WeightNorms
 
+WITHOUT, ONLY = "without: ", "only: "
+"""What stands before an ablation's site in the columns of `ModularExhibits.queries`."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModularExhibits:

@@ -24,6 +24,7 @@ _NORMAL_95 = 1.959964
 EXPLAINED_ROW = "trig energy share"
 CIRCUIT_ROW = "right answers through the key frequencies"
 KEY_FREQUENCIES = "generalising part in the key frequencies"
+WITHOUT_KEY, ONLY_KEY = "right without key frequencies", "right with key frequencies only"
 _CONCENTRATION_ROW = "frequency concentration"
 
 
@@ -254,7 +255,7 @@ def _ablation_rows(split: str, ablation: FrequencyAblation) -> list[Evidence]:
         rank = f"{site.site}, rank {site.rank} of {site.n_dimensions}"
         rows += [
             Evidence.of(
-                "right without key frequencies",
+                WITHOUT_KEY,
                 split,
                 Share(int(site.right_without.sum()), n),
                 site=rank,
@@ -262,7 +263,7 @@ def _ablation_rows(split: str, ablation: FrequencyAblation) -> list[Evidence]:
                 compared_with=f"right without random subspaces of the same rank (mean of {ablation.n_random})",
             ),
             Evidence.of(
-                "right with key frequencies only",
+                ONLY_KEY,
                 split,
                 Share(int(site.right_with_only.sum()), n),
                 site=rank,

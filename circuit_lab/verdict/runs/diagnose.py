@@ -8,6 +8,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from circuit_lab.measures.progress import progress as progress_bar
 from circuit_lab.training import Checkpoint, run_checkpoints, stream_checkpoints
@@ -53,13 +54,16 @@ def diagnose_run(
     """
     run = Path(run)
     n_checkpoints = len(run_checkpoints(run))
-    settings = {"seed": seed, "n_partners": n_partners, "max_queries_per_split": max_queries_per_split}
-    kept = DiagnosisCache(run, settings | {"device": device}, enabled=cache)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "n_partners": n_partners,
+        "max_queries_per_split": max_queries_per_split,
+        "device": device,
+    }
+    kept = DiagnosisCache(run, settings, enabled=cache)
 
     def diagnose_checkpoint(checkpoint: Checkpoint) -> Diagnosis:
-        return diagnose(
-            checkpoint, seed=seed, n_partners=n_partners, max_queries_per_split=max_queries_per_split, device=device
-        )
+        return diagnose(checkpoint, **settings)
 
     verdicts: list[StepVerdict] = []
     points: list[TimelinePoint] = []

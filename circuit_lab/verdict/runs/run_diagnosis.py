@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from circuit_lab.verdict.diagnosis import Certificate
+from circuit_lab.verdict.reported import Reported
 from circuit_lab.verdict.runs.alarms import Alarm
 from circuit_lab.verdict.runs.answers import Answer
 from circuit_lab.verdict.runs.crossings import Crossing, Lag, TimelinePoint, lag
@@ -37,7 +37,7 @@ class StepVerdict:
     weights_hash: str
 
 
-class RunDiagnosis(BaseModel):
+class RunDiagnosis(Reported, BaseModel):
     """What happened in a run, checkpoint by checkpoint, and in which order.
 
     It keeps of each checkpoint's diagnosis the verdict and the numbers of the timeline, so that its size is small
@@ -126,20 +126,6 @@ class RunDiagnosis(BaseModel):
     def to_json(self, *, indent: int | None = 2) -> str:
         """The diagnosis as JSON; `RunDiagnosis.model_json_schema(mode="serialization")` is its schema."""
         return self.model_dump_json(indent=indent)
-
-    def report(self, path: str | Path, *, link_scripts: bool = False) -> Path:
-        """Write the run as one HTML page that opens without a network.
-
-        Args:
-            path: File to write; parent folders are made.
-            link_scripts: Put the script libraries (6 MB) into a folder beside the page instead of into it.
-
-        Returns:
-            The path written.
-        """
-        from circuit_lab.report import write_report  # upward on purpose: see the layer test
-
-        return write_report([self], path, link_scripts=link_scripts)
 
     def __repr__(self) -> str:
         n, last = len(self.verdicts), self.verdicts[-1]
