@@ -12,10 +12,11 @@ import circuit_lab
 
 PACKAGE = Path(circuit_lab.__file__).parent
 LAYERS = [
+    {"errors"},
     {"tasks", "nets"},
     {"training", "measures"},
     {"verdict", "importers"},
-    {"report"},
+    {"report", "exporters"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

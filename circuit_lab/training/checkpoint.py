@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet, NetConfig, build_net
 from circuit_lab.tasks import Task, TaskConfig, build_task
 from circuit_lab.training.run_folder import write_atomically
@@ -33,30 +34,60 @@ which changes the seventh digit; another function changes the first."""
 _TASK = TypeAdapter(TaskConfig)
 
 
+class Origin(BaseModel):
+    """Where a checkpoint that was not trained here comes from.
+
+    Attributes:
+        format: The dialect it was read from, a name in `circuit_lab.importers.IMPORTERS`.
+        file: Name of the file or folder, without the path to it.
+        inferred: What was read off shapes or chosen by default, a sentence each.
+        ignored: What was left out, a sentence each.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    file: str
+    inferred: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A net at one step of its training, with the task it is trained on.
 
     Attributes:
         net: The net, in `eval` mode.
-        task: The task, rebuilt from its config.
-        step: Optimiser steps so far.
+        given_task: The task, rebuilt from its config; None for a foreign checkpoint that came without one.
+        step: Optimiser steps so far; 0 where a foreign checkpoint does not say.
         metrics: Accuracies by split, as evaluated when the checkpoint was written.
         recipe: The recipe's tables; empty when the net was not trained by one.
         path: The file.
         weights_hash: SHA-256 of the weights.
+        origin: Where a checkpoint that was not trained here comes from; None for one of ours.
     """
 
     net: HookedNet
-    task: Task
+    given_task: Task | None
     step: int
     metrics: Mapping[str, float]
     recipe: Mapping[str, Any]
     path: Path
     weights_hash: str
+    origin: Origin | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task; an InputError for a checkpoint that came without one."""
+        if self.given_task is None:
+            raise InputError(
+                f"checkpoint {self.path} came without a task, so there are no queries to ask it; give one when loading, "
+                'such as circuit_lab.load(path, task="modular:p=113") or task="a dataset folder"'
+            )
+        return self.given_task
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.path}: step {self.step}, {self.task}>"
+        return f"<Checkpoint {self.path}: step {self.step}, {self.given_task or 'no task'}>"
 
     def _repr_html_(self) -> str:
         from circuit_lab.report.display import render_checkpoint  # upward on purpose: see the layer test
@@ -82,7 +113,7 @@ class Record(BaseModel):
         """The checkpoint of this record, with its net and task."""
         return Checkpoint(
             net=net,
-            task=task,
+            given_task=task,
             step=self.step,
             metrics=self.metrics,
             recipe=self.recipe,

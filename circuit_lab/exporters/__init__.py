@@ -1,0 +1,1 @@
+"""Our checkpoints in other people's layouts."""

@@ -1,0 +1,1 @@
+"""Other people's checkpoints: recognised, checked, and refused where they are not understood."""

@@ -1,0 +1,114 @@
+"""Accounts for every tensor of a foreign file: taken, ignored for a stated reason, or an error."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from torch import Tensor
+
+from circuit_lab.errors import InputError
+
+_MAX_NAMED = 5
+
+
+class Ledger:
+    """The tensors of one foreign file, each to be taken or ignored, and what was inferred on the way.
+
+    Args:
+        tensors: By name, as the file has them.
+        place: The file and the part of it, for messages.
+        layout: The layout they should be in, for messages, such as "legacy TransformerLens".
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, place: str, layout: str) -> None:
+        self.tensors, self.place, self.layout = dict(tensors), place, layout
+        self.inferred: list[str] = []
+        self.ignored: list[str] = []
+        self._accounted: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, which is not thereby accounted for.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            The shape.
+
+        Raises:
+            InputError: If there is no such tensor; names the nearest one.
+        """
+        if name not in self.tensors:
+            raise InputError(
+                f"{self.place}: {name} is missing, so this is no whole {self.layout} net"
+                f"{self._nearest(name, self.tensors)}"
+            )
+        return tuple(self.tensors[name].shape)
+
+    def take(self, name: str, *axes: tuple[str, int]) -> Tensor:
+        """A tensor whose axes must have these sizes.
+
+        Args:
+            name: Its name.
+            *axes: Name and size of each axis, such as ("d_model", 128).
+
+        Returns:
+            The tensor, as the file has it.
+
+        Raises:
+            InputError: If it is missing or of another shape.
+        """
+        shape, expected = self.shape(name), tuple(size for _, size in axes)
+        if shape != expected:
+            words = ", ".join(f"{axis} = {size}" for axis, size in axes)
+            turned = "; it looks transposed" if sorted(shape) == sorted(expected) else ""
+            raise InputError(f"{self.place}: {name} must be [{words}], got {list(shape)}{turned}")
+        self._accounted.add(name)
+        return self.tensors[name]
+
+    def ignore(self, names: Iterable[str], reason: str) -> None:
+        """Leave tensors out of the net, and say why.
+
+        Args:
+            names: Their names; none is fine, and says nothing.
+            reason: Why they do not change the logits.
+        """
+        names = sorted(names)
+        self._accounted.update(names)
+        if names:
+            more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+            self.ignored.append(f"{', '.join(names[:_MAX_NAMED])}{more}: {reason}")
+
+    def infer(self, what: str, why: str) -> None:
+        """Note something that the file does not say in so many words.
+
+        Args:
+            what: The setting and its value, such as "n_heads = 4".
+            why: What it was read off, such as "first axis of blocks.0.attn.W_Q".
+        """
+        self.inferred.append(f"{what} ({why})")
+
+    def close(self, *, known: Iterable[str] = ()) -> None:
+        """Refuse the file if a tensor is neither taken nor ignored.
+
+        Args:
+            known: Names that this layout has, to find the nearest match of a stranger among; those taken, by default.
+
+        Raises:
+            InputError: Names the strangers, and the nearest match of the first.
+        """
+        strangers = sorted(self.tensors.keys() - self._accounted)
+        if not strangers:
+            return
+        listed = ", ".join(f"{name} {list(self.tensors[name].shape)}" for name in strangers[:_MAX_NAMED])
+        more = f" and {len(strangers) - _MAX_NAMED} more" if len(strangers) > _MAX_NAMED else ""
+        raise InputError(
+            f"{self.place}: {listed}{more} is not part of the {self.layout} layout"
+            f"{self._nearest(strangers[0], [*known, *self._accounted])}"
+        )
+
+    def _nearest(self, name: str, among: Iterable[str]) -> str:
+        nearest = get_close_matches(name, list(among), n=1, cutoff=0.6)
+        return f"; the nearest name to {name} is {nearest[0]}" if nearest else ""
