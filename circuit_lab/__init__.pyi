@@ -1,4 +1,7 @@
-from . import measures, nets, report, tasks, training, verdict
+from . import exporters, importers, measures, nets, report, tasks, training, verdict
+from .errors import InputError
+from .exporters import from_pretrained, push_to_hub, save_pretrained
+from .importers import load
 from .nets import HookedSharedTransformer, SharedTransformerConfig, build_net
 from .tasks import ModularConfig, ModularTask, Queries, TwoHopConfig, TwoHopTask, build_task
 from .training import (
@@ -19,6 +22,7 @@ __all__ = [
     "Comparison",
     "Diagnosis",
     "HookedSharedTransformer",
+    "InputError",
     "ModularConfig",
     "ModularTask",
     "Queries",
@@ -31,14 +35,20 @@ __all__ = [
     "compare",
     "diagnose",
     "diagnose_run",
+    "exporters",
+    "from_pretrained",
+    "importers",
+    "load",
     "load_checkpoint",
     "load_recipe",
     "measures",
     "nets",
+    "push_to_hub",
     "reference_model",
     "reference_models",
     "report",
     "save_checkpoint",
+    "save_pretrained",
     "tasks",
     "train",
     "training",

@@ -16,6 +16,19 @@ hypothesis.settings.register_profile("no_deadline", deadline=None)  # a busy mac
 hypothesis.settings.load_profile("no_deadline")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Show what tests measured or counted: their `record_property("shown", line)`, from every worker."""
+    reports = [report for of_kind in terminalreporter.stats.values() for report in of_kind]
+    properties = [
+        pair for report in reports if isinstance(report, pytest.TestReport) for pair in report.user_properties
+    ]
+    lines = sorted({value for name, value in properties if name == "shown"})
+    if lines:
+        terminalreporter.section("measured and counted")
+        for line in lines:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(scope="session")
 def small_task():
     """Twenty entities, eight relations, a third of the facts OOD: 154 `test_ood` queries, built in milliseconds."""

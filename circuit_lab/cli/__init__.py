@@ -8,6 +8,10 @@ from circuit_lab.cli.compare import EPILOG as COMPARE_EPILOG
 from circuit_lab.cli.compare import compare_command
 from circuit_lab.cli.diagnose import EPILOG as DIAGNOSE_EPILOG
 from circuit_lab.cli.diagnose import diagnose_command
+from circuit_lab.cli.export import EPILOG as EXPORT_EPILOG
+from circuit_lab.cli.export import export_command
+from circuit_lab.cli.importing import EPILOG as IMPORT_EPILOG
+from circuit_lab.cli.importing import import_command
 from circuit_lab.cli.report import EPILOG as REPORT_EPILOG
 from circuit_lab.cli.report import report_command
 from circuit_lab.cli.train import EPILOG as TRAIN_EPILOG
@@ -25,6 +29,8 @@ app.command("diagnose", epilog=DIAGNOSE_EPILOG)(diagnose_command)
 app.command("report", epilog=REPORT_EPILOG)(report_command)
 app.command("compare", epilog=COMPARE_EPILOG)(compare_command)
 app.command("train", epilog=TRAIN_EPILOG)(train_command)
+app.command("import", epilog=IMPORT_EPILOG)(import_command)
+app.command("export", epilog=EXPORT_EPILOG)(export_command)
 
 
 def main() -> None:

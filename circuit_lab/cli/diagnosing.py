@@ -2,22 +2,63 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.markup import escape
 
+from circuit_lab.errors import InputError
+
 if TYPE_CHECKING:
+    from circuit_lab.training import Checkpoint
     from circuit_lab.verdict import Diagnosis
     from circuit_lab.verdict.runs import RunDiagnosis
 
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="What another code's checkpoint was trained on: modular:p=113,..., a dataset folder, or a recipe.",
+    ),
+]
 
-def diagnose_paths(paths: Sequence[Path], *, seed: int, device: str) -> "list[Diagnosis]":
+
+def diagnose_all(
+    paths: Sequence[Path], *, whole_runs: bool, task: str | None, seed: int, device: str
+) -> "Sequence[Diagnosis | RunDiagnosis]":
+    """Diagnose each path as a checkpoint, or as a whole run.
+
+    Args:
+        paths: What to diagnose.
+        whole_runs: Whether each path is a run folder, all of whose checkpoints are diagnosed.
+        task: The task of another code's checkpoints, in words; runs have their own.
+        seed: Seed of every diagnosis.
+        device: Where the nets run.
+
+    Returns:
+        The diagnoses, in order.
+
+    Raises:
+        InputError: If a task is given for runs; and what the paths themselves raise.
+    """
+    if not whole_runs:
+        return diagnose_paths(paths, seed=seed, device=device, task=task)
+    if task is not None:
+        raise InputError(
+            f"--task {task!r} does not go with --all: a run folder has its own task; leave one of them out"
+        )
+    return diagnose_run_folders(paths, seed=seed, device=device)
+
+
+def diagnose_paths(paths: Sequence[Path], *, seed: int, device: str, task: str | None = None) -> "list[Diagnosis]":
     """Diagnose each path, with a bar and the time left on the terminal.
 
     Args:
-        paths: Checkpoint files, run folders, or reference models by folder or name.
+        paths: Checkpoint files, run folders, reference models by folder or name; with a task also another code's files.
         seed: Seed of every diagnosis.
         device: Where the nets run.
+        task: The task of another code's checkpoints, in words.
 
     Returns:
         The diagnoses, in order.
@@ -32,18 +73,28 @@ def diagnose_paths(paths: Sequence[Path], *, seed: int, device: str) -> "list[Di
     # Where there is no terminal, rich would leave an empty line behind.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("loading torch", total=len(paths))
-        from circuit_lab.training.checkpoint import read_parts
-        from circuit_lab.training.reference import resolve_checkpoint
         from circuit_lab.verdict import diagnose
 
-        for path in paths:
-            read_parts(resolve_checkpoint(path))
+        found = [_checked(path, task, device) for path in paths]
         diagnoses = []
-        for path in paths:
+        for path, checkpoint in zip(paths, found, strict=True):
             progress.update(bar, description=f"diagnosing {escape(str(path))}")
-            diagnoses.append(diagnose(path, seed=seed, device=device))
+            diagnoses.append(diagnose(checkpoint, seed=seed, device=device))
             progress.advance(bar)
     return diagnoses
+
+
+def _checked(path: Path, task: str | None, device: str) -> "Path | Checkpoint":
+    """A path whose file is a checkpoint of ours; with a task, what was loaded from it with that task."""
+    if task is not None:
+        from circuit_lab.importers.loading import load
+
+        return load(path, task=task, device=device)
+    from circuit_lab.training.checkpoint import read_parts
+    from circuit_lab.training.reference import resolve_checkpoint
+
+    read_parts(resolve_checkpoint(path))
+    return path
 
 
 def diagnose_run_folders(paths: Sequence[Path], *, seed: int, device: str) -> "list[RunDiagnosis]":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from circuit_lab.cli.diagnosing import diagnose_paths, diagnose_run_folders
+from circuit_lab.cli.diagnosing import TaskOption, diagnose_all
 from circuit_lab.cli.errors import user_errors
 
 EPILOG = """Examples:\n\n
@@ -28,6 +28,7 @@ def report_command(
         bool,
         typer.Option("--link-scripts", help="Script libraries (6 MB) beside the page, not in it: for repositories."),
     ] = False,
+    task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Seed of partners, random subspaces, samples and resamples.")] = 0,
     device: Annotated[str, typer.Option(help="Where the nets run: cpu, cuda, mps.")] = "cpu",
 ) -> None:
@@ -40,6 +41,6 @@ def report_command(
         from circuit_lab.report.page import check_target, write_report
 
         check_target(out)
-        diagnosed = (diagnose_run_folders if whole_runs else diagnose_paths)(paths, seed=seed, device=device)
+        diagnosed = diagnose_all(paths, whole_runs=whole_runs, task=task, seed=seed, device=device)
         write_report(diagnosed, out, link_scripts=link_scripts)
         typer.echo(f"Report: {out}")

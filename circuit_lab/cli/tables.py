@@ -37,6 +37,8 @@ class _Headline:
     outcomes: str
 
 
+_OUTCOMES_OF_PAIRS = "What became of each pair: right through the key frequencies or not, or wrong"
+_UNKNOWN_SPLIT = "modular, split unknown"
 _CONFIDENCE = "conf.: share of bootstrap resamples that give the verdict"
 _HEADLINES = {
     "two_hop": _Headline(
@@ -63,7 +65,21 @@ _HEADLINES = {
         "test, unmirr.: accuracy on held-out pairs; without those whose (b, a) is\n"
         "in training; expl.: share of unmirrored logits in the generalising part\n"
         "circuit: share of right unmirrored answers through the key frequencies",
-        outcomes="What became of each pair: right through the key frequencies or not, or wrong",
+        outcomes=_OUTCOMES_OF_PAIRS,
+    ),
+    _UNKNOWN_SPLIT: _Headline(
+        title="Modular arithmetic, not known what was trained on",
+        columns={
+            "right": ("accuracy", "all"),
+            "expl.": ("trig energy share", "all"),
+            "conc.": ("frequency concentration", "all"),
+            "circuit": ("right answers through the key frequencies", "all"),
+        },
+        caption=f"{_CONFIDENCE}\n"
+        "right: accuracy on all pairs; expl.: share of their logits in the generalising\n"
+        "part, which is 1 of a table of answers too; conc.: its concentration, which is\n"
+        "0 of a table; circuit: share of right answers through the key frequencies",
+        outcomes=_OUTCOMES_OF_PAIRS,
     ),
 }
 
@@ -85,14 +101,14 @@ class Titled:
 
 
 def print_tables(diagnoses: "list[Diagnosis]") -> None:
-    """The verdicts side by side, a table for each family of tasks, then why, one checkpoint after the other."""
+    """The verdicts side by side, a table for each kind of task, then why, one checkpoint after the other."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    for family, headline in _HEADLINES.items():
-        of_family = [d for d in diagnoses if d.family == family]
-        if of_family:
-            _verdict_table(of_family, headline).print(console)
+    for kind, headline in _HEADLINES.items():
+        of_kind = [d for d in diagnoses if (d.family if d.certificate.known else _UNKNOWN_SPLIT) == kind]
+        if of_kind:
+            _verdict_table(of_kind, headline).print(console)
     for diagnosis in diagnoses:
         console.rule(f"[bold]{escape(diagnosis.source)}: {diagnosis.verdict}", align="left")
         for i, reason in enumerate(diagnosis.reasons):
@@ -122,7 +138,7 @@ def _verdict_table(diagnoses: "list[Diagnosis]", headline: _Headline) -> Titled:
     table = empty_table(text=("checkpoint", "verdict"), numbers=("conf.", *headline.columns))
     for d in diagnoses:
         rows = {(e.name, e.split): e for e in d.evidence}
-        leaked = "" if d.certificate.clean else " [red]![/red]"
+        leaked = " [red]![/red]" if d.certificate.leaks else ""
         table.add_row(
             escape(Path(d.source).name or d.source),
             f"[bold]{d.verdict}[/bold]{leaked}",
@@ -144,7 +160,7 @@ def _outcome_table(diagnosis: "Diagnosis") -> Titled:
     for split in diagnosis.outcomes:
         shares = (f"{split.shares[name]:.2f}" if split.shares[name] else "[dim]0[/dim]" for name in present)
         table.add_row(split.split, str(split.n), f"{split.accuracy:.2f}", *shares)
-    caption = f"queries that are training items: {', '.join(trained)}"
+    caption = f"queries that are training items: {', '.join(trained) if diagnosis.certificate.known else 'not known'}"
     if "untestable" in present:
         caption += "\nn/t: not tested, for want of partners"
     return Titled(_HEADLINES[diagnosis.family].outcomes, table, caption)

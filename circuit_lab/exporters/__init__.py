@@ -1,1 +1,9 @@
-"""Our checkpoints in other people's layouts."""
+"""Our checkpoints in other people's layouts.
+
+The public names stand in `__init__.pyi` and load on first use, so that the command line can name the layouts without
+loading torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

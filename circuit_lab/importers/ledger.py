@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor
 
 from circuit_lab.errors import InputError
 
 _MAX_NAMED = 5
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Ledger:
@@ -80,6 +82,30 @@ class Ledger:
         if names:
             more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
             self.ignored.append(f"{', '.join(names[:_MAX_NAMED])}{more}: {reason}")
+
+    def in_one_dtype(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A net's weights in the one type that all of them can be in without loss.
+
+        Args:
+            weights: By name.
+
+        Returns:
+            All in float64 if one is, else in float32; contiguous, on the CPU, without history.
+
+        Raises:
+            InputError: If one holds no floating-point numbers, or of a type that nets do not have.
+        """
+        for name, weight in weights.items():
+            if weight.dtype not in _FLOATS:
+                raise InputError(
+                    f"{self.place}: {name} is of {weight.dtype}, which no net has; convert it to torch.float32"
+                )
+        found = {weight.dtype for weight in weights.values()}
+        dtype = torch.float64 if torch.float64 in found else torch.float32
+        if found != {dtype}:
+            names = ", ".join(sorted(str(each).removeprefix("torch.") for each in found))
+            self.infer(f"dtype = {str(dtype).removeprefix('torch.')}", f"the file has {names}")
+        return {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in weights.items()}
 
     def infer(self, what: str, why: str) -> None:
         """Note something that the file does not say in so many words.

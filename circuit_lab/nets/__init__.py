@@ -1,17 +1,23 @@
 """Weight-shared transformers with TransformerLens's hooks, built from a strict config."""
 
 from circuit_lab.nets.config import SharedTransformerConfig
-from circuit_lab.nets.registry import NETS, HookedNet, NetConfig, build_net
+from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
+from circuit_lab.nets.recursive_transformer import HookedRecursiveTransformer
+from circuit_lab.nets.registry import NETS, HookedNet, NetConfig, build_net, net_config, shared_transformer
 from circuit_lab.nets.shared_transformer import HookedSharedTransformer
 from circuit_lab.nets.sites import LensSite, find_lens_site
 
 __all__ = [
     "NETS",
     "HookedNet",
+    "HookedRecursiveTransformer",
     "HookedSharedTransformer",
     "LensSite",
     "NetConfig",
+    "RecursiveTransformerConfig",
     "SharedTransformerConfig",
     "build_net",
     "find_lens_site",
+    "net_config",
+    "shared_transformer",
 ]

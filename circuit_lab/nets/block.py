@@ -6,6 +6,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.nets.components import MLP, Attention, at_position, make_norm
 from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.tied_weights import tied_copy
 
 
 class TransformerBlock(nn.Module):
@@ -58,17 +59,6 @@ def make_tied_blocks(cfg: SharedTransformerConfig) -> list[TransformerBlock]:
     """One module per effective layer; modules of the same block hold the same Parameters."""
     blocks: list[TransformerBlock] = []
     for layer, block_id in enumerate(cfg.layer_map):
-        block = TransformerBlock(cfg)
         first_use = cfg.layer_map.index(block_id)
-        if first_use < layer:
-            _tie(block, to=blocks[first_use])
-        blocks.append(block)
+        blocks.append(TransformerBlock(cfg) if first_use == layer else tied_copy(blocks[first_use]))
     return blocks
-
-
-def _tie(block: TransformerBlock, *, to: TransformerBlock) -> None:
-    """Replace every Parameter of `block` by that of `to`."""
-    for module_name, module in block.named_modules():
-        source = to.get_submodule(module_name)
-        for name, _ in list(module.named_parameters(recurse=False)):
-            setattr(module, name, source.get_parameter(name))

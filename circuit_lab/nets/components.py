@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _weight(*shape: int) -> nn.Parameter:
+def new_weight(*shape: int) -> nn.Parameter:
     """A weight to be drawn later, on the CPU and in float32 whatever torch's defaults are."""
     return nn.Parameter(torch.zeros(shape, device="cpu", dtype=torch.float32))
 
@@ -32,7 +32,7 @@ def _weight(*shape: int) -> nn.Parameter:
 def _add_bias(module: nn.Module, name: str, shape: tuple[int, ...], *, trained: bool) -> None:
     """Give `module` a bias: a Parameter, or a zero buffer for the tools that read it anyway."""
     if trained:
-        module.register_parameter(name, _weight(*shape))
+        module.register_parameter(name, new_weight(*shape))
     else:
         module.register_buffer(name, torch.zeros(shape, device="cpu", dtype=torch.float32), persistent=False)
 
@@ -46,13 +46,37 @@ def _draw(module: nn.Module, names: tuple[str, ...], *, std: float, generator: t
             getattr(module, name).normal_(0.0, std, generator=generator)
 
 
+def look_up(
+    tokens: Int[Tensor, "n pos"], embedding: Float[Tensor, "d_vocab d_model"]
+) -> Float[Tensor, "n pos d_model"]:
+    """The row of each token.
+
+    Args:
+        tokens: Token ids.
+        embedding: A row per token.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: If a token has no row (on the CPU; an accelerator reports that in its own way).
+    """
+    try:
+        return F.embedding(tokens, embedding)
+    except IndexError as error:
+        raise ValueError(
+            f"tokens must lie in 0..{len(embedding) - 1} (d_vocab = {len(embedding)}), "
+            f"got {int(tokens.min())}..{int(tokens.max())}"
+        ) from error
+
+
 class Embed(nn.Module):
     """Token embedding `W_E`."""
 
     def __init__(self, cfg: SharedTransformerConfig) -> None:
         super().__init__()
         self.weight_std = cfg.weight_std
-        self.W_E = _weight(cfg.d_vocab, cfg.d_model)
+        self.W_E = new_weight(cfg.d_vocab, cfg.d_model)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw `W_E`; from the global generator when none is given, as TransformerLens's `reinitialized` wants."""
@@ -60,7 +84,7 @@ class Embed(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "n pos"]) -> Float[Tensor, "n pos d_model"]:
         """The embedding of each token."""
-        return F.embedding(tokens, self.W_E)
+        return look_up(tokens, self.W_E)
 
 
 class PosEmbed(nn.Module):
@@ -69,7 +93,7 @@ class PosEmbed(nn.Module):
     def __init__(self, cfg: SharedTransformerConfig) -> None:
         super().__init__()
         self.weight_std = cfg.weight_std
-        self.W_pos = _weight(cfg.n_ctx, cfg.d_model)
+        self.W_pos = new_weight(cfg.n_ctx, cfg.d_model)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw `W_pos`."""
@@ -90,7 +114,7 @@ class Unembed(nn.Module):
     def __init__(self, cfg: SharedTransformerConfig) -> None:
         super().__init__()
         self.weight_std = cfg.weight_std
-        self.W_U = _weight(cfg.d_model, cfg.d_vocab_out)
+        self.W_U = new_weight(cfg.d_model, cfg.d_vocab_out)
         _add_bias(self, "b_U", (cfg.d_vocab_out,), trained=cfg.unembed_bias)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -113,9 +137,9 @@ class Norm(nn.Module):
         super().__init__()
         self.eps = cfg.eps
         self.centred = cfg.normalization_type == "LN"
-        self.w = _weight(cfg.d_model)
+        self.w = new_weight(cfg.d_model)
         if self.centred:
-            self.b = _weight(cfg.d_model)
+            self.b = new_weight(cfg.d_model)
         self.hook_scale = HookPoint()
         self.hook_normalized = HookPoint()
         self.reset_parameters()
@@ -173,10 +197,10 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.attn_scale = cfg.d_head**0.5
-        self.W_Q = _weight(cfg.n_heads, cfg.d_model, cfg.d_head)
-        self.W_K = _weight(cfg.n_heads, cfg.d_model, cfg.d_head)
-        self.W_V = _weight(cfg.n_heads, cfg.d_model, cfg.d_head)
-        self.W_O = _weight(cfg.n_heads, cfg.d_head, cfg.d_model)
+        self.W_Q = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
+        self.W_K = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
+        self.W_V = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
+        self.W_O = new_weight(cfg.n_heads, cfg.d_head, cfg.d_model)
         for name in ("b_Q", "b_K", "b_V"):
             _add_bias(self, name, (cfg.n_heads, cfg.d_head), trained=cfg.attn_bias)
         _add_bias(self, "b_O", (cfg.d_model,), trained=cfg.attn_bias)
@@ -248,8 +272,8 @@ class MLP(nn.Module):
         super().__init__()
         self.weight_std = cfg.weight_std
         self.act_fn = ACTIVATIONS[cfg.act_fn]
-        self.W_in = _weight(cfg.d_model, cfg.d_mlp)
-        self.W_out = _weight(cfg.d_mlp, cfg.d_model)
+        self.W_in = new_weight(cfg.d_model, cfg.d_mlp)
+        self.W_out = new_weight(cfg.d_mlp, cfg.d_model)
         _add_bias(self, "b_in", (cfg.d_mlp,), trained=cfg.mlp_bias)
         _add_bias(self, "b_out", (cfg.d_model,), trained=cfg.mlp_bias)
         self.hook_pre = HookPoint()

@@ -138,6 +138,13 @@ class SharedTransformerConfig(BaseModel):
         """Standard deviation of the initial weights, `init_std` or its default."""
         return 1 / math.sqrt(self.d_model) if self.init_std is None else self.init_std
 
+    @property
+    def in_words(self) -> str:
+        """The architecture, in one line."""
+        shared = f"{self.n_layers} layers over {self.n_blocks} block(s), layer_map {self.layer_map}"
+        norm = f"{self.norm_position}-{self.normalization_type}" if self.normalization_type else "no norm"
+        return f"{self.attention_dir} transformer, {shared}, width {self.d_model}, {self.n_heads} heads, {norm}"
+
     # What TransformerLens asks of a model's cfg, beside the fields above.
 
     @property

@@ -1,23 +1,22 @@
 """A transformer whose effective layers reuse fewer blocks, in HookedTransformer's names."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.HookedRootModule import HookedRootModule
 
 from circuit_lab.nets.block import TransformerBlock, make_tied_blocks
 from circuit_lab.nets.components import Embed, PosEmbed, Unembed, at_position, is_hooked, make_norm
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
+from circuit_lab.nets.tied_weights import TiedRootModule
 from circuit_lab.nets.transformer_lens_interface import TransformerLensInterface
 
 
-class HookedSharedTransformer(TransformerLensInterface, HookedRootModule):
+class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
     """A causal or bidirectional transformer with a `layer_map` from effective layers to blocks.
 
     Every effective layer is a module of its own with its own HookPoints, so that each hook fires once per forward pass;
@@ -150,14 +149,7 @@ class HookedSharedTransformer(TransformerLensInterface, HookedRootModule):
                 f"tokens must be [n, pos] with pos at most n_ctx = {self.cfg.n_ctx}, got shape {list(tokens.shape)}"
             )
         tokens = tokens.to(self.device)
-        try:
-            embedded = self.embed(tokens)
-        except IndexError as error:
-            raise ValueError(
-                f"tokens must lie in 0..{self.cfg.d_vocab - 1} (d_vocab = {self.cfg.d_vocab}), "
-                f"got {int(tokens.min())}..{int(tokens.max())}"
-            ) from error
-        return self.hook_embed(embedded) + self.hook_pos_embed(self.pos_embed(tokens))
+        return self.hook_embed(self.embed(tokens)) + self.hook_pos_embed(self.pos_embed(tokens))
 
     def _logits_at_answer(
         self, state: Float[Tensor, "n pos d_model"], layer: int, answer_position: Int[Tensor, " n"] | None
@@ -175,76 +167,3 @@ class HookedSharedTransformer(TransformerLensInterface, HookedRootModule):
         for block in self.blocks[layer:-1]:
             state = block(state)
         return self.logits_at(self.blocks[-1](state, position).squeeze(1))
-
-    def run_with_cache(  # pyright: ignore[reportIncompatibleMethodOverride]  (an ActivationCache, not its dict)
-        self, *model_args: Any, remove_batch_dim: bool = False, **kwargs: Any
-    ) -> tuple[Tensor, ActivationCache]:
-        """Run the net and keep its activations.
-
-        Args:
-            *model_args: Positional arguments of `forward`.
-            remove_batch_dim: Whether to drop the batch dimension, of size 1, from what is kept.
-            **kwargs: Arguments of HookedRootModule's `run_with_cache` (`names_filter`, `pos_slice`, ...) and of
-                `forward`.
-
-        Returns:
-            The logits and an ActivationCache, which reads `cache["resid_post", 3]` as well as full hook names.
-        """
-        logits, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
-        return logits, ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
-
-    def unique_state_dict(self) -> dict[str, Tensor]:
-        """Every weight once, not copied, under the name it has in the first layer that uses it."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
-
-    def load_unique_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `unique_state_dict` gave; names, shapes and types must be this net's own.
-
-        Args:
-            state: A tensor for every weight, each once.
-
-        Raises:
-            ValueError: If a name is missing or unknown, or a shape or dtype differs. The net is then unchanged.
-        """
-        own = dict(self.named_parameters())
-        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or unknown:
-            raise ValueError(f"the weights are not those of this net: missing {missing}, unknown {unknown}")
-        for name, parameter in own.items():
-            given = state[name]
-            if given.shape != parameter.shape or given.dtype != parameter.dtype:
-                raise ValueError(
-                    f"weight {name} must be {list(parameter.shape)} {parameter.dtype}, "
-                    f"got {list(given.shape)} {given.dtype}; build the net from the config the weights belong to, "
-                    "and convert it with net.to(dtype) first if they are of another type"
-                )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state[name])
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a weight for every layer's copy; the copies of one block must agree.
-
-        Args:
-            state_dict: Tensors by name.
-            strict: Whether names must match exactly.
-            assign: Must be False, for it would untie the layers.
-
-        Returns:
-            What `torch.nn.Module.load_state_dict` returns.
-
-        Raises:
-            ValueError: If `assign` is set, or two copies of one tied weight differ.
-        """
-        if assign:
-            raise ValueError("assign=True would give every layer its own weights and untie them; use assign=False")
-        first_name: dict[int, str] = {}
-        for name, parameter in self.named_parameters(remove_duplicate=False):
-            first = first_name.setdefault(id(parameter), name)
-            both_given = first in state_dict and name in state_dict
-            if both_given and not torch.equal(state_dict[first], state_dict[name]):
-                raise ValueError(
-                    f"{name} differs from {first}, but layer_map = {list(self.cfg.layer_map)} ties them; "
-                    "load these weights into a net with another layer_map"
-                )
-        return super().load_state_dict(state_dict, strict=strict)

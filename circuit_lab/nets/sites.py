@@ -1,6 +1,7 @@
 """The states of a net that a logit lens may read, that a patch may replace and that a forward pass may start from."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -8,14 +9,18 @@ class LensSite:
     """A state of the residual stream between layers.
 
     Attributes:
-        label: Its name in tables and figures: "embed", "resid_post 0", "resid_post 1", ...
+        label: Its name in tables and figures: "embed", "resid_post 0", "resid_post 1", ...; in a recursive net "embed",
+            "H0.L0", "H0.L1", ..., "H0.commit", "H1.L0", ...
         hook_name: The HookPoint that sees it.
         layer: Layers that have run when the stream is in this state: 0 at the embedding.
+        stream: Which stream it is a state of: a shared transformer has one, "residual"; a recursive net has the
+            latent "z_L" and the answer "z_H", and an "input" that every inner step reads.
     """
 
     label: str
     hook_name: str
     layer: int
+    stream: Literal["residual", "input", "z_L", "z_H"] = "residual"
 
 
 def lens_sites_of_layers(n_layers: int) -> tuple[LensSite, ...]:
@@ -25,6 +30,27 @@ def lens_sites_of_layers(n_layers: int) -> tuple[LensSite, ...]:
         for layer in range(n_layers)
     )
     return (LensSite(label="embed", hook_name="blocks.0.hook_resid_pre", layer=0), *outputs)
+
+
+def lens_sites_of_cycles(*, h_cycles: int, l_cycles: int, n_blocks: int) -> tuple[LensSite, ...]:
+    """The embedding, then what every step of a recursive net leaves behind, in order.
+
+    Args:
+        h_cycles: Cycles, each ending with a commit, which rewrites z_H.
+        l_cycles: Inner steps of each, which rewrite z_L.
+        n_blocks: Layers of a step.
+
+    Returns:
+        `1 + h_cycles * (l_cycles + 1)` sites.
+    """
+    sites = [LensSite(label="embed", hook_name="hook_input", layer=0, stream="input")]
+    for h_cycle in range(h_cycles):
+        for step in (*(f"L{l_cycle}" for l_cycle in range(l_cycles)), "commit"):
+            layer = len(sites) * n_blocks
+            hook_name = f"blocks.{layer - 1}.hook_resid_post"
+            stream = "z_H" if step == "commit" else "z_L"
+            sites.append(LensSite(label=f"H{h_cycle}.{step}", hook_name=hook_name, layer=layer, stream=stream))
+    return tuple(sites)
 
 
 def find_lens_site(sites: tuple[LensSite, ...], name: str) -> LensSite:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -191,10 +191,6 @@ class TransformerLensInterface:
         if not isinstance(token, int):
             raise ValueError(f"this net has no tokenizer, so it cannot read {token!r}; give a token id")
         return token
-
-    def tl_parameters(self) -> dict[str, Tensor]:
-        """Every layer's copy of every weight, by name."""
-        return dict(cast(nn.Module, self).named_parameters(remove_duplicate=False))
 
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Nothing to set: `hook_result` is computed whenever it has a hook."""

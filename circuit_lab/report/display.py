@@ -15,7 +15,6 @@ from circuit_lab.report import figures
 from circuit_lab.report.templating import template
 from circuit_lab.training import Checkpoint
 from circuit_lab.verdict import Comparison, RunDiagnosis
-from circuit_lab.verdict.subject import Subject
 
 N_ROWS = 10
 FIGURES = {
@@ -83,13 +82,14 @@ def render_checkpoint(checkpoint: Checkpoint) -> str:
     Returns:
         A fragment of HTML.
     """
-    subject = Subject(net=checkpoint.net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
+    task = checkpoint.given_task
     return template("checkpoint.html").render(
-        source=subject.source,
+        source=str(checkpoint.path),
         step=checkpoint.step,
-        task=str(checkpoint.task),
-        certificate=checkpoint.task.certificate,
-        net=subject.net_in_words,
+        task=None if task is None else str(task),
+        certificate=None if task is None else task.certificate,
+        origin=checkpoint.origin,
+        net=checkpoint.net.cfg.in_words,
         # Shared weights are one Parameter, so they count once.
         n_parameters=sum(weight.numel() for weight in checkpoint.net.parameters()),
         metrics={name: _text(value) for name, value in checkpoint.metrics.items()},

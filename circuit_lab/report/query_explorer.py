@@ -219,7 +219,7 @@ def _modular_content(exhibits: ModularExhibits) -> dict[str, Any]:
     left, right = (queries[name].to_numpy() for name in exhibits.position_names[:2])
     return {
         "family": "modular",
-        "in_training": _flat(exhibits.in_training.numpy()[left, right]),
+        "in_training": None if exhibits.in_training is None else _flat(exhibits.in_training.numpy()[left, right]),
         "checks": [
             {"name": name, "meaning": meaning, "passed": _flat(queries[column])}
             for column in queries.columns

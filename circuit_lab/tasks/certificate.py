@@ -118,6 +118,19 @@ def certify_pairs(
     return _certificate({}, splits, training, held_out, ood_fact_uses={}, n_mirrored=n_mirrored)
 
 
+def certify_unknown_split(*, splits: Mapping[str, Queries]) -> SplitCertificate:
+    """State that nobody knows which queries were trained on.
+
+    Args:
+        splits: The queries by name.
+
+    Returns:
+        A certificate that counts the queries and nothing of training; it proves nothing, so it is not clean.
+    """
+    nothing = next(iter(splits.values()))[:0]
+    return _certificate({}, splits, nothing, (), ood_fact_uses={}, n_mirrored={}, is_known=False)
+
+
 def is_mirrored(queries: Queries, training: Queries) -> Bool[Tensor, " n"]:
     """Whether (b, a) with the same answer is a training item although (a, b) is none.
 
@@ -140,9 +153,12 @@ def _certificate(
     *,
     ood_fact_uses: Mapping[str, Mapping[str, float]],
     n_mirrored: Mapping[str, int],
+    is_known: bool = True,
 ) -> SplitCertificate:
     n_queries = {name: len(queries) for name, queries in splits.items()}
-    n_in_training = {name: int(is_training_item(queries, training).sum()) for name, queries in splits.items()}
+    n_in_training = {
+        name: int(is_training_item(queries, training).sum()) for name, queries in splits.items() if is_known
+    }
     return SplitCertificate(
         n_queries=n_queries,
         n_in_training=n_in_training,
@@ -155,6 +171,7 @@ def _certificate(
             if n_in_training[name] > 0
         ),
         task_hash=_task_hash(structure, splits, training),
+        is_known=is_known,
     )
 
 

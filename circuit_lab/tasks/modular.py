@@ -10,6 +10,9 @@ subsets of D pairs and for random labels, on which a net can only memorise.
 | test_unmirrored | those of `test` for which (b, a) with the same answer is no training item either |
 
 The last is the stricter test: a net whose attention treats a and b alike answers mirrored pairs right from memory.
+
+Where nobody knows which pairs were trained on there is one split, `all`, with every pair, and there are no training
+items: nothing can be called held out.
 """
 
 from collections.abc import Mapping
@@ -21,13 +24,22 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuit_lab.tasks.certificate import certify_pairs, chance_accuracy, is_mirrored, mark_in_training
+from circuit_lab.tasks.certificate import (
+    certify_pairs,
+    certify_unknown_split,
+    chance_accuracy,
+    is_mirrored,
+    mark_in_training,
+)
 from circuit_lab.tasks.groups import AnswerGroup, additive_group, multiplicative_group, symmetric_group
 from circuit_lab.tasks.modular_config import ModularConfig
+from circuit_lab.tasks.modular_splits import drawn_rows
 from circuit_lab.tasks.queries import Queries, SplitCertificate
-from circuit_lab.tasks.stable_random import Purpose, permutation, raw_draws, rounded_share
+from circuit_lab.tasks.stable_random import Purpose, raw_draws
 
 MODULAR_SPLITS = ("train", "test", "test_unmirrored")
+ALL_PAIRS = "all"
+"""The only split of a task whose training pairs nobody knows."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,10 +51,10 @@ class ModularTask:
         group: The group of the right answers, with its characters.
         pairs: Every pair in order of (a, b). `intermediates["result"]` is the operation's own answer, from which
             `answer` differs under random labels.
-        splits: The splits of `MODULAR_SPLITS`.
-        training: The training items, as in `splits["train"]`.
+        splits: The splits of `MODULAR_SPLITS`; of an unknown split `ALL_PAIRS` alone.
+        training: The training items, as in `splits["train"]`; none where the split is unknown.
         chance: Per split, the accuracy of the best answer that ignores the question, in (0, 1].
-        certificate: Counts that prove that the held-out pairs are held out.
+        certificate: Counts that prove that the held-out pairs are held out, or that the split is unknown.
     """
 
     config: ModularConfig
@@ -62,13 +74,13 @@ class ModularTask:
         """
         group = _answer_group(config)
         pairs = _all_pairs(config, group)
-        n_train = config.n_train
-        if n_train is None:
-            assert config.train_share is not None
-            n_train = rounded_share(config.train_share, len(pairs))
-        order = torch.from_numpy(permutation(len(pairs), seed=config.seed, purpose=Purpose.TRAIN_PAIRS))
-        training = replace(pairs[order[:n_train].sort().values], in_training=torch.ones(n_train, dtype=torch.bool))
-        test = pairs[order[n_train:].sort().values]
+        rows = _training_rows(config, pairs)
+        if rows is None:
+            return cls._of_unknown_split(config, group, pairs)
+        is_trained = torch.zeros(len(pairs), dtype=torch.bool)
+        is_trained[rows] = True
+        training = replace(pairs[is_trained], in_training=torch.ones(len(rows), dtype=torch.bool))
+        test = pairs[~is_trained]
         splits = {"train": training, "test": test, "test_unmirrored": test[~is_mirrored(test, training)]}
         return cls(
             config=config,
@@ -85,6 +97,21 @@ class ModularTask:
                 held_out=("test", "test_unmirrored"),
                 n_mirrored={name: int(is_mirrored(split, training).sum()) for name, split in splits.items()},
             ),
+        )
+
+    @classmethod
+    def _of_unknown_split(cls, config: ModularConfig, group: AnswerGroup, pairs: Queries) -> "ModularTask":
+        splits = {ALL_PAIRS: pairs}
+        # Any pair may be a training pair, so the most frequent answer is counted over all of them.
+        chance = chance_accuracy(pairs, pairs, n_answers=config.n_elements)
+        return cls(
+            config=config,
+            group=group,
+            pairs=pairs,
+            splits=MappingProxyType(splits),
+            training=pairs[:0],
+            chance=MappingProxyType({ALL_PAIRS: chance}),
+            certificate=certify_unknown_split(splits=splits),
         )
 
     @property
@@ -104,10 +131,27 @@ class ModularTask:
 
     def __repr__(self) -> str:
         modulus = "" if self.config.is_permutation else f" mod {self.config.p}"
+        if not self.certificate.is_known:
+            return (
+                f"ModularTask({self.config.operation}{modulus}, {len(self.pairs)} pairs, which of them are in training "
+                f"is not known, {self.config.labels} labels)"
+            )
         return (
             f"ModularTask({self.config.operation}{modulus}, {len(self.training)} of {len(self.pairs)} pairs in "
             f"training, {len(self.splits['test_unmirrored'])} unmirrored test pairs, {self.config.labels} labels)"
         )
+
+
+def _training_rows(config: ModularConfig, pairs: Queries) -> Int[Tensor, " n_train"] | None:
+    """Places of the training pairs in the list of all; None where nobody knows them."""
+    if config.split == "unknown":
+        return None
+    if config.train_pairs is not None:
+        index = pairs.tokens[:, 0] * config.n_elements + pairs.tokens[:, 1]
+        return torch.searchsorted(index, torch.tensor(config.train_pairs))
+    n_train = config.n_training_pairs
+    assert n_train is not None
+    return drawn_rows(config.split, len(pairs), n_train, seed=config.seed)
 
 
 def _answer_group(config: ModularConfig) -> AnswerGroup:

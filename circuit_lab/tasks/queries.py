@@ -22,7 +22,7 @@ class Queries:
         answer: Token id of the right answer.
         answer_position: Position whose logits give the answer.
         facts: Row of each hop's fact in the task's fact table; `NO_FACT` where there is no such hop.
-        in_training: True where this very query is a training item.
+        in_training: True where this very query is a training item; False where that is not so, or not known.
         intermediates: Token id of each intermediate value, `{"bridge": [n]}` for two-hop queries.
         position_names: What stands at each position, such as `("h", "r1", "r2")`.
     """
@@ -135,13 +135,14 @@ class SplitCertificate:
 
     Attributes:
         n_queries: Queries per split.
-        n_in_training: Queries per split that are themselves training items.
+        n_in_training: Queries per split that are themselves training items; empty where the split is unknown.
         ood_fact_uses: Counts of training items by how often each OOD fact is used, per hop:
             `{"hop1": {"min": 0, "median": 0.0, "max": 0}, "hop2": ...}`; empty for tasks without facts.
         n_mirrored: Queries (a, b) per split that are no training item although (b, a) with the same answer is one;
-            empty for tasks without such a symmetry.
+            empty for tasks without such a symmetry, and where the split is unknown.
         leaks: One plain sentence per split that should be held out and is not; empty when clean.
         task_hash: SHA-256 of facts, splits and training items; equal hashes mean equal data.
+        is_known: Whether it is known which queries were trained on; if not, the certificate proves nothing.
     """
 
     n_queries: Mapping[str, int]
@@ -150,8 +151,9 @@ class SplitCertificate:
     n_mirrored: Mapping[str, int]
     leaks: tuple[str, ...]
     task_hash: str
+    is_known: bool = True
 
     @property
     def is_clean(self) -> bool:
-        """True when no held-out query is a training item."""
-        return not self.leaks
+        """True when it is proved that no held-out query is a training item."""
+        return self.is_known and not self.leaks

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from circuit_lab.tasks.answer_slot import in_answer_slots
 from circuit_lab.tasks.modular import ModularTask
 from circuit_lab.tasks.modular_config import ModularConfig
 from circuit_lab.tasks.two_hop import TwoHopTask
@@ -27,5 +28,9 @@ TASKS: Mapping[str, Callable[[Any], Task]] = MappingProxyType(
 
 
 def build_task(config: TwoHopConfig | TwoHopFolderConfig | ModularConfig) -> Task:
-    """Build the task of `config` with the builder that `TASKS` lists for its kind."""
-    return TASKS[config.kind](config)
+    """Build the task of `config` with the builder that `TASKS` lists for its kind, laid out as it says."""
+    if isinstance(config, ModularConfig) or config.answer_slots is None:
+        return TASKS[config.kind](config)
+    task = TASKS[config.kind](config.model_copy(update={"answer_slots": None}))
+    assert isinstance(task, TwoHopTask)
+    return in_answer_slots(task, d_vocab=config.answer_slots.d_vocab, n_ctx=config.answer_slots.n_ctx)

@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     PROBES = 11
     TRAIN_PAIRS = 12
     RANDOM_LABELS = 13
+    NAMING_PAIRS = 14
 
 
 def raw_draws(n: int, *, seed: int, purpose: Purpose) -> UInt64[np.ndarray, " n"]:

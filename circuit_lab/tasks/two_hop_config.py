@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_validator
 
+MAX_TWO_HOP_QUERIES = 20_000_000
+"""Compositions of two facts that are built at most; the largest published set has 800,000."""
 _Number = Annotated[float, Strict(), AllowInfNan(False)]
 
 
@@ -58,6 +60,20 @@ class AugmentationPair(BaseModel):
         return data
 
 
+class AnswerSlots(BaseModel):
+    """Queries with a blank place for the answer, as recursive nets read them: see `in_answer_slots`.
+
+    Attributes:
+        d_vocab: Ids of the net.
+        n_ctx: Positions of a row, at least 4: h, r1, r2 and the answer's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    d_vocab: int = Field(ge=1, strict=True)
+    n_ctx: int = Field(ge=4, strict=True)
+
+
 _NOTHING = Augmentation(ratio=0.0, samples_per_fact=0)
 _FULL = Augmentation(ratio=1.0, samples_per_fact=18)
 _HALF = Augmentation(ratio=0.5, samples_per_fact=9)
@@ -90,6 +106,7 @@ class TwoHopConfig(BaseModel):
         leaked_share: Share of `test_ood` put into training, in [0, 1], rounded up: a contaminated control.
         shuffled_answers: Permute the answers of all two-hop queries, trained and held out alike: random labels, a
             negative control that only rote can learn. Facts and bridges stay, but no answer follows from them.
+        answer_slots: Lays the queries out with a blank place for the answer; None asks them without.
         seed: Fixes every random choice, >= 0.
     """
 
@@ -106,6 +123,7 @@ class TwoHopConfig(BaseModel):
     augmentation: AugmentationPair | None = None
     leaked_share: _Number = Field(default=0.0, ge=0, le=1)
     shuffled_answers: bool = Field(default=False, strict=True)
+    answer_slots: AnswerSlots | None = None
     seed: int = Field(default=0, ge=0, strict=True)
 
     @model_validator(mode="before")
@@ -122,6 +140,12 @@ class TwoHopConfig(BaseModel):
             raise ValueError(
                 f"out_degree = {self.out_degree} is more than n_relations = {self.n_relations}, but the facts of an "
                 f"entity have distinct relations; set out_degree to at most {self.n_relations} or raise n_relations"
+            )
+        if self.n_entities * self.out_degree**2 > MAX_TWO_HOP_QUERIES:
+            raise ValueError(
+                f"n_entities = {self.n_entities} with out_degree = {self.out_degree} make "
+                f"{self.n_entities * self.out_degree**2:,} two-hop queries, n_entities * out_degree^2; at most "
+                f"{MAX_TWO_HOP_QUERIES:,} are built, so lower one of them"
             )
         if (self.regime is None) == (self.augmentation is None):
             raise ValueError(
@@ -149,8 +173,9 @@ class TwoHopFolderConfig(BaseModel):
 
     Attributes:
         kind: Names the task in the table that dispatches.
-        path: The folder, as given when it was read.
+        path: The folder, as given when it was read; in a checkpoint, without `..`.
         content_hash: SHA-256 of the vocabulary and the task hash, by which a changed folder is noticed.
+        answer_slots: Lays the queries out with a blank place for the answer; None asks them without.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -158,6 +183,7 @@ class TwoHopFolderConfig(BaseModel):
     kind: Literal["two_hop_folder"] = "two_hop_folder"
     path: str
     content_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    answer_slots: AnswerSlots | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -25,19 +25,22 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
+from circuit_lab.errors import InputError
 from circuit_lab.tasks.dataset_files import (
     END_OF_ANSWER,
     Items,
     Vocabulary,
+    has_file,
     read_facts,
     read_items,
     read_vocabulary,
 )
 from circuit_lab.tasks.fact_graph import FactGraph, find_facts
 from circuit_lab.tasks.queries import NO_FACT, Queries
+from circuit_lab.tasks.safe_files import file_kind
 from circuit_lab.tasks.stable_random import Purpose, permutation
 from circuit_lab.tasks.two_hop import Selection, TwoHopTask, assemble_task
-from circuit_lab.tasks.two_hop_config import TwoHopFolderConfig
+from circuit_lab.tasks.two_hop_config import MAX_TWO_HOP_QUERIES, TwoHopFolderConfig
 
 SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", END_OF_ANSWER, "<q>", "</q>")
 TYPE_OF_SPLIT = {
@@ -99,15 +102,15 @@ def write_dataset_folder(
 
 
 def _refuse_unwritable(task: TwoHopTask, path: Path, *, probes_per_type: int | None) -> None:
-    """Raise a ValueError for a folder in use, a senseless setting, or answers that the format cannot hold."""
+    """Raise an InputError for a folder in use, a senseless setting, or answers that the format cannot hold."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{path} already exists and is not an empty folder; give another path or remove it")
+        raise InputError(f"{path} already exists and is not an empty folder; give another path or remove it")
     if probes_per_type is not None and probes_per_type < 1:
-        raise ValueError(f"probes_per_type must be at least 1, or None to write all, got {probes_per_type}")
+        raise InputError(f"probes_per_type must be at least 1, or None to write all, got {probes_per_type}")
     last_fact = task.training.facts[:, 1].where(task.training.facts[:, 1] != NO_FACT, task.training.facts[:, 0])
     n_wrong = int((task.facts[last_fact, 2] != task.training.answer).sum())
     if n_wrong:
-        raise ValueError(
+        raise InputError(
             f"{n_wrong} of {len(task.training)} training answers contradict the facts (shuffled_answers = true); the "
             "dataset format cannot say so. Write the task without shuffled_answers"
         )
@@ -169,16 +172,16 @@ def read_dataset_folder(path: Path | str) -> TwoHopTask:
         The task; its config is a `TwoHopFolderConfig`, and its token ids are those of `vocab.json`.
 
     Raises:
-        ValueError: A file is missing or malformed, or an entry contradicts the facts or another entry.
+        InputError: A file is missing or malformed, or an entry contradicts the facts or another entry.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise ValueError(f"dataset folder {folder} does not exist; give a folder that holds train.json")
+    if file_kind(folder, what="dataset folder") != "folder":
+        raise InputError(f"dataset folder {folder} does not exist; give a folder that holds train.json")
     vocabulary = read_vocabulary(folder / "vocab.json")
     train = read_items(folder / "train.json", vocabulary)
     valid = read_items(folder / "valid.json", vocabulary)
     test = read_items(folder / "test.json", vocabulary, types=tuple(HOPS_ARE_OOD))
-    has_fact_files = any((folder / name).exists() for name in FACT_FILES)
+    has_fact_files = any(has_file(folder, name) for name in FACT_FILES)
     source = _facts_from_files(folder, vocabulary) if has_fact_files else _facts_from_training(train, vocabulary)
     source = _sorted_facts(source, vocabulary)
     hops = {items.file: _find_hops(items, source.facts, vocabulary) for items in (train, valid, test)}
@@ -187,18 +190,30 @@ def read_dataset_folder(path: Path | str) -> TwoHopTask:
         is_ood = _derive_is_ood(len(source.facts), hops["train.json"], test, hops["test.json"])
     _check_types(test, hops["test.json"], is_ood, vocabulary)
     _check_training_types(test, train, vocabulary)
+    _check_size(source.facts, len(vocabulary.tokens))
     graph = FactGraph.from_facts(source.facts, is_ood, pad_token=vocabulary.pad_token)
     selection = _select(graph, hops["train.json"], test, hops["test.json"])
     config = TwoHopFolderConfig(path=str(path), content_hash=_content_hash(vocabulary, graph, selection))
     return assemble_task(config, vocabulary.tokens, graph, selection)
 
 
+def _check_size(facts: Int[np.ndarray, "n_facts 3"], n_tokens: int) -> None:
+    """A few megabytes of facts can chain into more queries than fit into memory."""
+    n_out = np.bincount(facts[:, 0], minlength=n_tokens)
+    n_queries = int(n_out[facts[:, 2]].sum())
+    if n_queries > MAX_TWO_HOP_QUERIES:
+        raise InputError(
+            f"the facts of the dataset chain into {n_queries:,} two-hop queries; at most {MAX_TWO_HOP_QUERIES:,} are "
+            "built, so leave some facts out"
+        )
+
+
 def build_folder_task(config: TwoHopFolderConfig) -> TwoHopTask:
-    """Read the folder of `config` again; a ValueError when it is not what it was."""
+    """Read the folder of `config` again; an InputError when it is not what it was."""
     task = read_dataset_folder(config.path)
     assert isinstance(task.config, TwoHopFolderConfig)
     if task.config.content_hash != config.content_hash:
-        raise ValueError(
+        raise InputError(
             f"dataset folder {config.path} has changed: its content hash is {task.config.content_hash[:12]}..., "
             f"the config has {config.content_hash[:12]}...; restore the folder, or read it anew"
         )
@@ -236,7 +251,7 @@ def _facts_from_training(train: Items, vocabulary: Vocabulary) -> _FactSource:
 def _sorted_facts(source: _FactSource, vocabulary: Vocabulary) -> _FactSource:
     """The facts sorted by (h, r), which must be distinct."""
     if len(source.facts) == 0:
-        raise ValueError(
+        raise InputError(
             f"the dataset has no facts; {', '.join(FACT_FILES)} or atomic items of train.json must give some"
         )
     order = np.lexsort((source.facts[:, 1], source.facts[:, 0]))
@@ -244,7 +259,7 @@ def _sorted_facts(source: _FactSource, vocabulary: Vocabulary) -> _FactSource:
     repeated = np.flatnonzero((facts[1:, :2] == facts[:-1, :2]).all(axis=1))
     if len(repeated):
         first, second = sorted(order[repeated[0] : repeated[0] + 2])
-        raise ValueError(
+        raise InputError(
             f"{source.places[second]}: {vocabulary.text(source.facts[second, :2])} already has a tail in "
             f"{source.places[first]}; a head and relation have one tail, so drop one entry"
         )
@@ -259,7 +274,7 @@ def _find_hops(items: Items, facts: Int[np.ndarray, "n_facts 3"], vocabulary: Vo
         for index in np.flatnonzero(is_wrong)[:1]:
             text = vocabulary.text(items.tokens[index])
             answer = vocabulary.tokens[items.answers[index]]
-            raise ValueError(f"{items.file} entry {index}: {text} -> {answer}: {problem}; {fix}")
+            raise InputError(f"{items.file} entry {index}: {text} -> {answer}: {problem}; {fix}")
 
     is_atomic = items.tokens[:, 2] == vocabulary.pad_token
     hop1 = find_facts(facts, items.tokens[:, 0], items.tokens[:, 1])
@@ -301,7 +316,7 @@ def _check_types(
         expected = HOPS_ARE_OOD[kind]
         actual = tuple(bool(is_ood[row]) for row in rows if row != NO_FACT)
         if expected is not None and actual != expected:
-            raise ValueError(
+            raise InputError(
                 f"{test.file} entry {index}: {vocabulary.text(test.tokens[index])} has the type {kind}, which needs "
                 f"{_describe(expected)}, but has {_describe(actual)}; correct the type or the facts"
             )
@@ -313,7 +328,7 @@ def _check_training_types(test: Items, train: Items, vocabulary: Vocabulary) -> 
     is_trained = np.isin(_query_keys(test, vocabulary), _query_keys(train, vocabulary)[is_inferred])
     is_wrong = ~is_trained & (np.array(test.types) == "train_inferred")
     for index in np.flatnonzero(is_wrong)[:1]:
-        raise ValueError(
+        raise InputError(
             f"{test.file} entry {index}: {vocabulary.text(test.tokens[index])} has the type train_inferred but is no "
             f"inferred item of {train.file}; correct the type or add it there"
         )
@@ -340,7 +355,7 @@ def _select(
     for kind in ("test_inferred_iid", "test_inferred_ood"):
         held_out[kind] = _pair_rows(graph, test_hops[types == kind])
         if len(held_out[kind]) == 0:
-            raise ValueError(f"{test.file}: no entry has the type {kind}; a task needs at least one")
+            raise InputError(f"{test.file}: no entry has the type {kind}; a task needs at least one")
     is_atomic = train_hops[:, 1] == NO_FACT
     return Selection(
         training_facts=np.sort(train_hops[is_atomic, 0]),

@@ -1,8 +1,9 @@
 """Recipe -> run folder -> checkpoints, with exact resumption; their streaming; reference models."""
 
-from circuit_lab.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from circuit_lab.training.checkpoint import Checkpoint, Origin, check_finite, load_checkpoint, save_checkpoint
+from circuit_lab.training.device import resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
-from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, resolve_device, train
+from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, train
 from circuit_lab.training.recipe import ParentRecipe, Recipe, load_recipe, parse_recipe
 from circuit_lab.training.reference import reference_model, reference_models, resolve_checkpoint
 from circuit_lab.training.run_folder import checkpoint_path, latest_checkpoint, read_metrics, write_atomically
@@ -10,11 +11,13 @@ from circuit_lab.training.stream import run_checkpoints, stream_checkpoints
 
 __all__ = [
     "Checkpoint",
+    "Origin",
     "ParentRecipe",
     "Recipe",
     "SplitScore",
     "TrainingInterrupted",
     "TrainingResult",
+    "check_finite",
     "checkpoint_path",
     "latest_checkpoint",
     "load_checkpoint",

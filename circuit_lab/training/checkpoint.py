@@ -1,12 +1,12 @@
 """Checkpoints: one safetensors file that rebuilds net and task, and proves that it did.
 
 Tensors: every weight once, by the name of the first layer that uses it, and `fingerprint/tokens`, `fingerprint/logits`:
-the net's logits on fixed inputs, compared at load to notice code that computes another function; a hash notices damaged
-weights. Metadata: one JSON object under `circuit_lab`. (One key, because the
-order in which safetensors writes several is not fixed, and equal checkpoints shall have equal bytes.)
+the net's logits on fixed inputs, compared at load to notice code that computes another function. Metadata: one JSON
+object under `circuit_lab`, the record. (One key, because the order in which safetensors writes several is not fixed,
+and equal checkpoints shall have equal bytes.) Its `file_hash` is over the rest of the record and all tensors, and
+notices damage; it is no signature, for whoever writes a file can write its hash.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,23 +15,39 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
 from circuit_lab.errors import InputError
-from circuit_lab.nets import HookedNet, NetConfig, build_net
-from circuit_lab.tasks import Task, TaskConfig, build_task
+from circuit_lab.nets import HookedNet, build_net, net_config
+from circuit_lab.tasks import AnswerSlots, Task, TaskConfig, TwoHopTask, build_task, in_answer_slots
+from circuit_lab.tasks.safe_files import climbs, file_kind
+from circuit_lab.training.checkpoint_format import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    file_hash,
+    first_problem,
+    migrated,
+    parse_record,
+    recorded_recipe,
+    refuse_climbing_parent,
+    short,
+    table_without_climbing,
+    weights_hash,
+)
+from circuit_lab.training.device import check_dtype, resolve_device
+from circuit_lab.training.fingerprint import FINGERPRINT, fingerprint_logits, fingerprint_tokens, read_fingerprint
 from circuit_lab.training.run_folder import write_atomically
+from circuit_lab.training.tensor_files import read_tensors
+from circuit_lab.training.weight_allowance import WeightAllowance
 
-FORMAT_VERSION = 1
-METADATA_KEY = "circuit_lab"
-FINGERPRINT = "fingerprint/"
-N_FINGERPRINT_ROWS = 16
 FINGERPRINT_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit: other machines add float32 numbers in another order,
 which changes the seventh digit; another function changes the first."""
 _TASK = TypeAdapter(TaskConfig)
+_LARGEST_STEP = 2**53
+_ALWAYS_ALLOWED_WEIGHTS = 1_000_000
+_MAX_LAYERS = 4096
 
 
 class Origin(BaseModel):
@@ -81,8 +97,8 @@ class Checkpoint:
         """The task; an InputError for a checkpoint that came without one."""
         if self.given_task is None:
             raise InputError(
-                f"checkpoint {self.path} came without a task, so there are no queries to ask it; give one when loading, "
-                'such as circuit_lab.load(path, task="modular:p=113") or task="a dataset folder"'
+                f"checkpoint {self.path} came without a task, so there are no queries to ask it; give one when "
+                'loading, such as circuit_lab.load(path, task="modular:p=113") or task="a dataset folder"'
             )
         return self.given_task
 
@@ -102,14 +118,22 @@ class Record(BaseModel):
 
     format_version: int
     net: dict[str, Any]
-    task: dict[str, Any]
-    task_hash: str
+    task: dict[str, Any] | None
+    task_hash: str | None
     weights_hash: str
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=_LARGEST_STEP)
     metrics: dict[str, float]
     recipe: dict[str, Any]
+    origin: Origin | None
+    file_hash: str
 
-    def checkpoint(self, path: Path, *, net: HookedNet, task: Task) -> Checkpoint:
+    @model_validator(mode="after")
+    def _task_and_its_hash_go_together(self) -> "Record":
+        if (self.task is None) != (self.task_hash is None):
+            raise ValueError(f"task and task_hash go together, got {self.task!r} and {self.task_hash!r}")
+        return self
+
+    def checkpoint(self, path: Path, *, net: HookedNet, task: Task | None) -> Checkpoint:
         """The checkpoint of this record, with its net and task."""
         return Checkpoint(
             net=net,
@@ -119,6 +143,7 @@ class Record(BaseModel):
             recipe=self.recipe,
             path=path,
             weights_hash=self.weights_hash,
+            origin=self.origin,
         )
 
 
@@ -126,156 +151,220 @@ def save_checkpoint(
     path: str | Path,
     *,
     net: HookedNet,
-    task: Task,
+    task: Task | None,
     step: int,
     metrics: Mapping[str, float],
     recipe: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
 ) -> Path:
     """Write a checkpoint, whole or not at all.
 
     Args:
         path: The file, usually `*.safetensors`; parent folders are made.
         net: The net.
-        task: The task.
+        task: The task; None for a foreign net that came without one.
         step: Optimiser steps so far.
         metrics: Accuracies by split.
         recipe: The recipe's tables, if there is one.
+        origin: Where a net that was not trained here comes from.
 
     Returns:
         The path written.
+
+    A weight or logit that is NaN or infinite, and weights of a type that nets do not have, are an InputError. What the
+    disk refuses is an OSError, and an older file of that name is what it was.
     """
     path = Path(path)
+    file_kind(path, what="checkpoint")  # names what no file can be written over
     weights = {name: weight.cpu().contiguous() for name, weight in net.unique_state_dict().items()}
+    for weight in weights.values():
+        check_dtype(weight.dtype, torch.device("cpu"), place=f"cannot save {path}")
+    check_finite(weights, f"cannot save {path}")
+    tokens = fingerprint_tokens(net, task)
+    fingerprint = {FINGERPRINT + "tokens": tokens, FINGERPRINT + "logits": fingerprint_logits(net, tokens)}
+    check_finite(fingerprint, f"cannot save {path}")
+    tensors = {**weights, **fingerprint}
     record = {
         "format_version": FORMAT_VERSION,
         "net": net.cfg.model_dump(mode="json"),
-        "task": task.config.model_dump(mode="json"),
-        "task_hash": task.certificate.task_hash,
+        "task": None if task is None else table_without_climbing(task.config.model_dump(mode="json"), "path"),
+        "task_hash": None if task is None else task.certificate.task_hash,
         "weights_hash": weights_hash(weights),
         "step": step,
         "metrics": dict(metrics),
-        "recipe": dict(recipe) if recipe is not None else {},
+        "recipe": recorded_recipe(recipe if recipe is not None else {}),
+        "origin": None if origin is None else origin.model_dump(mode="json"),
     }
-    tokens = task.training.tokens[:N_FINGERPRINT_ROWS]
-    tensors = {**weights, FINGERPRINT + "tokens": tokens.contiguous(), FINGERPRINT + "logits": _logits(net, tokens)}
+    record["file_hash"] = file_hash(record, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(record, sort_keys=True)}))
     return path
 
 
-def load_checkpoint(path: str | Path, *, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(path: str | Path, *, device: str = "cpu", task: Task | None = None) -> Checkpoint:
     """Read a checkpoint, rebuild its net and task, and check both. Nothing is unpickled.
 
     Args:
         path: The checkpoint file.
-        device: Where the net goes.
+        device: Where the net goes: "auto", "cpu", "cuda", "mps".
+        task: The task, where the checkpoint has none, or its dataset folder is now elsewhere.
 
     Returns:
         The checkpoint.
 
-    A file that is missing, truncated, no checkpoint or of an unknown version, or that does not rebuild what it was
-    written from, is a ValueError that says which.
+    A file that is missing, truncated, damaged, no checkpoint or of an unknown version, that does not rebuild what it
+    was written from, and a device that is not there or cannot hold its numbers are an InputError that says which.
     """
-    path = Path(path)
+    path, where = Path(path), resolve_device(device)
     record, tensors = read_parts(path)
     net = empty_net(path, record, tensors)
     fill_net(net, path, record, tensors)
-    return record.checkpoint(path, net=net.to(device), task=rebuild_task(path, record))
+    check_dtype(next(net.parameters()).dtype, where, place=f"checkpoint {path}")
+    known = rebuild_task(path, record, given=task)
+    if known is not None:
+        check_task_fits(path, net, known)
+    return record.checkpoint(path, net=net.to(where), task=known)
 
 
-def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, whatever the order."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file.
+def check_finite(weights: Mapping[str, Tensor], place: str) -> None:
+    """Refuse NaN and infinite numbers.
 
     Args:
-        path: The file.
-
-    Returns:
-        Metadata (empty if there is none) and tensors by name, on the CPU.
+        weights: Tensors by name.
+        place: Where they are, for messages.
 
     Raises:
-        ValueError: If the file is missing, truncated or no safetensors file.
+        InputError: Names the first tensor that has some, how many, and the first place.
     """
-    if path.is_dir():
-        raise ValueError(f"no checkpoint at {path}: it is a folder; give the .safetensors file in it")
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}: there is no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+    for name, weight in weights.items():
+        is_wrong = ~torch.isfinite(weight)
+        n_wrong = int(is_wrong.sum())
+        if n_wrong:
+            index = is_wrong.nonzero()[0].tolist()
+            raise InputError(
+                f"{place}: {n_wrong} of the {weight.numel()} numbers of {name} are NaN or infinite, the first "
+                f"{name}{index} = {float(weight[tuple(index)])}: training diverged or the file is damaged; take an "
+                "earlier checkpoint, or train with a lower learning rate"
+            )
 
 
 def read_parts(path: Path) -> tuple[Record, dict[str, Tensor]]:
-    """The record and the tensors of a checkpoint, with version, keys and types checked.
+    """The record and the tensors of a checkpoint, with version, content hash, keys and types checked.
 
     Args:
         path: The checkpoint file.
 
     Returns:
-        The record, and the tensors by name: weights and fingerprint.
+        The record, as of the newest version, and the tensors by name: weights and fingerprint.
 
     Raises:
-        ValueError: If the file is missing, truncated, no checkpoint or of an unknown version; says which.
+        InputError: If the file is missing, truncated, damaged, no checkpoint or of an unknown version; says which.
     """
     metadata, tensors = read_tensors(path)
     if METADATA_KEY not in metadata:
-        raise ValueError(
-            f"{path} is a safetensors file but no circuit_lab checkpoint: its metadata has no key {METADATA_KEY!r}"
+        raise InputError(
+            f"{path} is a safetensors file but no circuit_lab checkpoint: its metadata has no key {METADATA_KEY!r}; "
+            "read what others trained with circuit_lab.load"
         )
-    try:
-        record = json.loads(metadata[METADATA_KEY])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"checkpoint {path}: its metadata is not JSON: {error}") from error
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"checkpoint {path}: format version {version!r} is unknown; this circuit_lab reads version {FORMAT_VERSION}"
-        )
+    record = migrated(path, parse_record(path, metadata[METADATA_KEY]), tensors)
     fields = Record.model_fields.keys()
     missing, unknown = sorted(fields - record.keys()), sorted(record.keys() - fields)
     if missing or unknown:
-        raise ValueError(f"checkpoint {path}: metadata keys missing: {missing}, unknown: {unknown}")
+        raise InputError(f"checkpoint {path}: metadata keys missing: {missing}, unknown: {short(unknown)}")
+    if record["file_hash"] != file_hash(record, tensors):
+        raise InputError(
+            f"checkpoint {path} is damaged: its content is not what it was saved with (its hash is another); copy or "
+            "download it again"
+        )
     try:
-        return Record.model_validate(record), tensors
+        valid = Record.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"checkpoint {path}: metadata {place}: {first['msg']} (got {first['input']!r})") from error
+        raise InputError(f"checkpoint {path}: metadata {first_problem(error)}") from error
+    refuse_climbing_parent(path, valid.recipe)
+    return valid, tensors
 
 
-def rebuild_task(path: Path, record: Record) -> Task:
+def rebuild_task(path: Path, record: Record, *, given: Task | None = None) -> Task | None:
     """The task of a checkpoint, which must be the one it was trained on.
 
     Args:
         path: The checkpoint file, named in errors.
         record: Its record.
+        given: Taken in place of a missing one, or of the recorded one if it is the same.
 
     Returns:
-        The task.
+        The task; None if there is none.
 
     Raises:
-        ValueError: If the config is not valid, or the task it builds is another one.
+        InputError: If the config is not valid, or the task it builds, or the one given, is another one.
     """
+    if record.task is None:
+        return given
+    if given is not None:
+        if given.certificate.task_hash != record.task_hash:
+            raise InputError(
+                f"checkpoint {path} belongs to another task: it was trained on {short(record.task)} with the hash "
+                f"{record.task_hash}, the task given has {given.certificate.task_hash}; give that one, or none"
+            )
+        return _laid_out(path, record.task, given)
+    return _rebuilt_task(path, record)
+
+
+def _laid_out(path: Path, recorded: Mapping[str, Any], given: Task) -> Task:
+    """The task given, its queries laid out as those of the recorded one."""
+    if recorded.get("answer_slots") is None or not isinstance(given, TwoHopTask):
+        return given
     try:
-        task = build_task(_TASK.validate_python(record.task))
+        slots = AnswerSlots.model_validate(recorded["answer_slots"])
     except ValidationError as error:
-        raise ValueError(f"checkpoint {path}: its task is not valid: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise ValueError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
+        raise InputError(f"checkpoint {path}: its task is not valid: {first_problem(error)}") from error
+    return in_answer_slots(given, d_vocab=slots.d_vocab, n_ctx=slots.n_ctx)
+
+
+def check_task_fits(path: Path, net: HookedNet, task: Task) -> None:
+    """Refuse a task whose tokens or positions a net does not have.
+
+    Args:
+        path: The checkpoint, named in errors.
+        net: Its net.
+        task: The task.
+
+    Raises:
+        InputError: Names the size that differs.
+    """
+    for name in ("d_vocab", "d_vocab_out"):
+        ours, theirs = getattr(net.cfg, name), getattr(task, name)
+        if ours != theirs:
+            raise InputError(
+                f"{path} is a net with {name} = {ours}, but {task} has {name} = {theirs}; "
+                "give the task it was trained on"
+            )
+    if net.cfg.n_ctx < task.n_ctx:
+        raise InputError(
+            f"{path} reads at most {net.cfg.n_ctx} positions, but {task} has {task.n_ctx}; "
+            "give the task it was trained on"
+        )
+
+
+def _rebuilt_task(path: Path, record: Record) -> Task:
+    """The task that a record describes, whose hash must be the recorded one."""
+    assert record.task is not None
+    try:
+        config = _TASK.validate_python(record.task)
+        if climbs(getattr(config, "path", "")):
+            raise InputError(
+                f"checkpoint {path}: the path of its dataset, {record.task['path']!r}, climbs with '..'; give the "
+                "dataset itself: load_checkpoint(path, task=read_dataset_folder(folder))"
+            )
+        task = build_task(config)
+    except ValidationError as error:
+        raise InputError(f"checkpoint {path}: its task is not valid: {first_problem(error)}") from error
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise InputError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
     if task.certificate.task_hash != record.task_hash:
-        raise ValueError(
+        raise InputError(
             f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
-            f"{record.task_hash}; the file is damaged or from an incompatible version of circuit_lab"
+            f"{short(record.task_hash)}; the file is damaged or from an incompatible version of circuit_lab"
         )
     return task
 
@@ -292,16 +381,22 @@ def empty_net(path: Path, record: Record, tensors: Mapping[str, Tensor]) -> Hook
         The net in `eval` mode, on the CPU, with initial weights; fill it with `fill_net`.
 
     Raises:
-        ValueError: If the config is not valid.
+        InputError: If the config is not valid, or not that of these weights.
     """
     try:
-        config = NetConfig.model_validate(record.net)
-        _, saved = _fingerprint(tensors, d_vocab_out=config.d_vocab_out)
-        return build_net(config).to(saved.dtype).eval()
+        config = net_config(record.net)
+        _, saved = read_fingerprint(tensors, d_vocab_out=config.d_vocab_out)
+        for weight in tensors.values():
+            if weight.is_floating_point():
+                check_dtype(weight.dtype, torch.device("cpu"), place="it cannot be loaded")
+        if config.n_layers > _MAX_LAYERS:
+            raise InputError(f"its net config asks for {config.n_layers:,} layers; at most {_MAX_LAYERS:,} are built")
+        with WeightAllowance(2 * sum(tensor.numel() for tensor in tensors.values()) + _ALWAYS_ALLOWED_WEIGHTS):
+            return build_net(config).to(saved.dtype).eval()
     except ValidationError as error:
-        raise ValueError(f"checkpoint {path}: its net config is not valid: {error.errors()[0]['msg']}") from error
-    except ValueError as error:
-        raise ValueError(f"checkpoint {path}: {error}") from error
+        raise InputError(f"checkpoint {path}: its net config is not valid: {first_problem(error)}") from error
+    except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        raise InputError(f"checkpoint {path}: {short(error)}") from error
 
 
 def fill_net(net: HookedNet, path: Path, record: Record, tensors: Mapping[str, Tensor]) -> None:
@@ -314,45 +409,22 @@ def fill_net(net: HookedNet, path: Path, record: Record, tensors: Mapping[str, T
         tensors: Its tensors.
 
     Raises:
-        ValueError: If the weights are not this net's, are damaged, or give other logits.
+        InputError: If the weights are not this net's, are damaged, not finite, or give other logits.
     """
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
     try:
-        tokens, saved = _fingerprint(tensors, d_vocab_out=net.cfg.d_vocab_out)
+        tokens, saved = read_fingerprint(tensors, d_vocab_out=net.cfg.d_vocab_out)
         net.load_unique_state_dict(weights)
-        logits = _logits(net, tokens)
-    except ValueError as error:
-        raise ValueError(f"checkpoint {path}: {error}") from error
-    if weights_hash(weights) != record.weights_hash:
-        raise ValueError(f"checkpoint {path}: its weights are damaged: their hash is not the one they were saved with")
+        if weights_hash(weights) != record.weights_hash:
+            raise InputError("its weights are damaged: their hash is not the one they were saved with")
+        check_finite(tensors, "it cannot be loaded")
+        logits = fingerprint_logits(net, tokens)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise InputError(f"checkpoint {path}: {short(error)}") from error
     difference = float((logits - saved).abs().max() / saved.abs().max().clamp(min=1e-30))
     if not difference <= FINGERPRINT_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"checkpoint {path}: its logits on the fingerprint inputs differ by {difference:.2g} of the largest logit "
             f"from those it was saved with (tolerance {FINGERPRINT_TOLERANCE}); this version of circuit_lab computes "
             "another function from the same weights"
         )
-
-
-def _fingerprint(tensors: Mapping[str, Tensor], *, d_vocab_out: int) -> tuple[Tensor, Tensor]:
-    """The fixed inputs and the logits on them, their form checked."""
-    tokens, logits = (tensors.get(FINGERPRINT + part) for part in ("tokens", "logits"))
-    if tokens is None or logits is None:
-        raise ValueError(f"it has no {FINGERPRINT}tokens and {FINGERPRINT}logits to check it by")
-    _check_fingerprint_form(tokens, logits, d_vocab_out=d_vocab_out)
-    return tokens, logits
-
-
-def _check_fingerprint_form(tokens: Tensor, logits: Tensor, *, d_vocab_out: int) -> None:
-    """Fixed inputs are rows of token ids, at least one, and each position has a logit per output token."""
-    form = f"{list(tokens.shape)} {tokens.dtype} tokens and {list(logits.shape)} {logits.dtype} logits"
-    if tokens.ndim != 2 or tokens.numel() == 0 or tokens.dtype != torch.long or not logits.is_floating_point():
-        raise ValueError(f"its fingerprint must be [n, pos] token ids with floating-point logits, got {form}")
-    if logits.shape != (*tokens.shape, d_vocab_out):
-        raise ValueError(f"its fingerprint must have {d_vocab_out} logits for each token, got {form}")
-
-
-@torch.no_grad()
-def _logits(net: HookedNet, tokens: Tensor) -> Tensor:
-    """Logits on the fingerprint inputs, on the CPU, whatever the net's mode."""
-    return net(tokens).cpu().contiguous()

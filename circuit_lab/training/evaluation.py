@@ -40,19 +40,20 @@ def split_scores(
         batch_size: Queries per forward pass; bounds memory.
 
     Returns:
-        Split name -> score, and "training" for all training items together.
+        Split name -> score, and "training" for all training items together, if any are known.
     """
     was_training = net.training
     net.eval()
     try:
         # A modular task's train split is all its training items: they are scored once.
-        training = _score(net, task.training, loss_dtype, batch_size)
-        scores = {
-            name: training if queries is task.training else _score(net, queries, loss_dtype, batch_size)
-            for name, queries in task.splits.items()
-            if len(queries)
-        }
-        return {"training": training, **scores}
+        scored = {"training": task.training, **task.splits}
+        scores: dict[str, SplitScore] = {}
+        for name, queries in scored.items():
+            if name != "training" and queries is task.training:
+                scores[name] = scores["training"]
+            elif len(queries):
+                scores[name] = _score(net, queries, loss_dtype, batch_size)
+        return scores
     finally:
         net.train(was_training)
 

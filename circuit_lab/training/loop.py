@@ -5,6 +5,7 @@ A run that is called again with the same folder continues from its last save and
 interrupted.
 """
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,18 +18,28 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
+from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet, build_net
 from circuit_lab.tasks import Task, build_task
 from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.checkpoint import Checkpoint, save_checkpoint
+from circuit_lab.training.device import resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
 from circuit_lab.training.optimizer import learning_rate, make_optimizer
 from circuit_lab.training.parent import resolve_parent
 from circuit_lab.training.progress import STEPS_PER_REFRESH, ProgressBar, progress_bar
 from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.resume import load_resume, save_resume
-from circuit_lab.training.run_folder import append_metrics, checkpoint_path, drop_metrics_after, read_metrics
-from circuit_lab.training.run_identity import open_run
+from circuit_lab.training.run_folder import (
+    METRICS,
+    RESUME,
+    append_metrics,
+    checkpoint_path,
+    drop_metrics_after,
+    read_metrics,
+)
+from circuit_lab.training.run_identity import check_usable, open_run
+from circuit_lab.training.run_lock import locked
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -68,42 +79,26 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
     Returns:
         The finished run.
 
-    A folder that holds something else, or a device that is not there, is a ValueError. SIGINT and SIGTERM raise
-    `TrainingInterrupted` after the state is saved.
+    A folder that holds something else or that another process trains into, a device that is not there, and training
+    that diverges are each an InputError. SIGINT and SIGTERM raise `TrainingInterrupted` after the state is saved.
     """
     # Whatever can be wrong is found before anything is written.
     where, task = resolve_device(device), build_task(recipe.task)
     recipe, parent = resolve_parent(recipe, task)
-    run = open_run(Path(out), recipe)
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.training.n_threads)
+    run = Path(out)
+    check_usable(run, recipe)  # before the lock's file is put into a folder that is no run
+    with locked(run), _threads(recipe.training.n_threads):
+        return _Run(recipe, task, open_run(run, recipe), where, parent).train(progress=progress)
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
     try:
-        return _Run(recipe, task, run, where, parent).train(progress=progress)
+        yield
     finally:
-        torch.set_num_threads(n_threads)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device that a name means.
-
-    Args:
-        device: "auto", or a torch device.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If there is no such device on this machine.
-    """
-    counts = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    names = [name for name, n in counts.items() if n > 0]
-    if device == "auto":
-        return torch.device(names[0])
-    numbered = [f"{name}:{index}" for name in names for index in range(counts[name])]
-    if device not in names + numbered:
-        listed = names + [place for place in numbered if place.startswith("cuda")]
-        raise ValueError(f"device {device!r} is not available; this machine has: auto, {', '.join(listed)}")
-    return torch.device(device)
+        torch.set_num_threads(before)
 
 
 class _Run:
@@ -130,31 +125,48 @@ class _Run:
     def train(self, *, progress: bool) -> TrainingResult:
         """Run the loop from where the folder stands to the end."""
         n_steps = self.recipe.training.n_steps
-        start = load_resume(self.run, net=self.net, optimizer=self.optimizer)
+        start = load_resume(self.run, net=self.net, optimizer=self.optimizer, n_steps=n_steps)
         drop_metrics_after(self.run, start if start > 0 else -1)  # a fresh run evaluates step 0 again
         with progress_bar(n_steps=n_steps, start=start, show=progress) as bar, _signals() as stopped_by:
             if start == 0:
                 self._evaluate(0, bar)
             self._loop(start, n_steps, bar, stopped_by)
-        final = read_metrics(self.run)[-1]
-        accuracy = {k.removeprefix("accuracy/"): v for k, v in final.items() if k.startswith("accuracy/")}
         return TrainingResult(
-            run=self.run, checkpoint=checkpoint_path(self.run, n_steps), accuracy=accuracy, resumed_at=start
+            run=self.run,
+            checkpoint=checkpoint_path(self.run, n_steps),
+            accuracy=self._final_accuracy(n_steps),
+            resumed_at=start,
         )
+
+    def _final_accuracy(self, n_steps: int) -> dict[str, float]:
+        """The accuracies of the last step, which a finished run has in its metrics."""
+        final = [record for record in read_metrics(self.run) if record["step"] == n_steps]
+        if not final:
+            raise InputError(
+                f"{self.run / METRICS} has no line of step {n_steps}, the last of this finished run; restore it, or "
+                f"delete {RESUME} to train this run from the start"
+            )
+        return {k.removeprefix("accuracy/"): v for k, v in final[-1].items() if k.startswith("accuracy/")}
 
     def _loop(self, start: int, n_steps: int, bar: ProgressBar, stopped_by: Callable[[], int | None]) -> None:
         evaluations = self.recipe.evaluation.steps(n_steps)
         checkpoints = self.recipe.checkpoints.steps(n_steps)
+        evaluated = evaluations | checkpoints
+        self.saved = start
         for step in range(start + 1, n_steps + 1):
             loss = self._step(step - 1)
-            if step % STEPS_PER_REFRESH == 0:
-                bar.loss(step, float(loss))
-            scores = self._evaluate(step, bar) if step in evaluations | checkpoints else None
+            interrupted = stopped_by()
+            is_saved = step % self.recipe.training.resume_every == 0 or step == n_steps or interrupted is not None
+            if step % STEPS_PER_REFRESH == 0 or step in evaluated or is_saved:
+                shown = float(loss)  # waits for the device, so not at every step
+                self._check_converging(step, shown)
+                bar.loss(step, shown)
+            scores = self._evaluate(step, bar) if step in evaluated else None
             if scores is not None and step in checkpoints:
                 self._save_checkpoint(step, scores)
-            interrupted = stopped_by()
-            if step % self.recipe.training.resume_every == 0 or step == n_steps or interrupted is not None:
+            if is_saved:
                 save_resume(self.run, net=self.net, optimizer=self.optimizer, step=step)
+                self.saved = step
             if interrupted is not None and step < n_steps:
                 raise TrainingInterrupted(self.run, step, interrupted)
 
@@ -172,12 +184,27 @@ class _Run:
         self.optimizer.step()
         return loss.detach()
 
+    def _check_converging(self, step: int, loss: float) -> None:
+        """Stop before anything of a net whose numbers have run off is saved."""
+        weight_norm = self._weight_norm()
+        if math.isfinite(loss) and math.isfinite(weight_norm):
+            return
+        kept = f"the state of step {self.saved} is kept" if self.saved > 0 else "nothing was saved before"
+        raise InputError(
+            f"{self.run}: training diverged: after step {step} the loss is {loss} and the norm of the weights "
+            f"{weight_norm}; {kept}; train in another folder with a lower optimizer.learning_rate or a "
+            "max_gradient_norm"
+        )
+
+    def _weight_norm(self) -> float:
+        """Euclidean norm over all weights, each counted once."""
+        return float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())
+
     def _evaluate(self, step: int, bar: ProgressBar) -> dict[str, SplitScore]:
         """Score every split and add a line to the metrics."""
         scores = split_scores(self.net, self.task, loss_dtype=self.loss_dtype)
-        weight_norm = float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())
         record = {"step": step, "learning_rate": learning_rate(self.recipe.optimizer, max(step - 1, 0))}
-        record |= {"weight_norm": weight_norm, "loss_dtype": self.recipe.training.loss_dtype}
+        record |= {"weight_norm": self._weight_norm(), "loss_dtype": self.recipe.training.loss_dtype}
         record["softmax_collapse"] = scores["training"].collapsed
         record |= {f"accuracy/{name}": score.accuracy for name, score in scores.items()}
         record |= {f"loss/{name}": score.loss for name, score in scores.items()}

@@ -1,5 +1,6 @@
 """Starting a run from another run's weights: finding the parent checkpoint and checking that it fits."""
 
+from circuit_lab.errors import InputError
 from circuit_lab.tasks import Task
 from circuit_lab.training.checkpoint import Checkpoint, load_checkpoint
 from circuit_lab.training.recipe import ParentRecipe, Recipe
@@ -19,7 +20,7 @@ def resolve_parent(recipe: Recipe, task: Task) -> tuple[Recipe, Checkpoint | Non
         The recipe with its parent's hash, step and accuracies filled in, and the parent; None without one.
 
     Raises:
-        ValueError: If there is no such checkpoint, it is not the one the recipe describes, or its net is another.
+        InputError: If there is no such checkpoint, it is not the one the recipe describes, or its net is another.
     """
     if recipe.parent is None:
         return recipe, None
@@ -32,7 +33,7 @@ def resolve_parent(recipe: Recipe, task: Task) -> tuple[Recipe, Checkpoint | Non
     )
     for name, value in recipe.parent.model_dump(exclude_none=True).items():
         if value != getattr(found, name):
-            raise ValueError(
+            raise InputError(
                 f"parent.{name} is {value!r} in the recipe, but {recipe.parent.checkpoint} has "
                 f"{getattr(found, name)!r}: it is another checkpoint; give the right one, or leave parent.{name} out"
             )
@@ -51,4 +52,4 @@ def _check_net(recipe: Recipe, task: Task, parent: Checkpoint) -> None:
     ]
     if different:
         assert recipe.parent is not None
-        raise ValueError(f"cannot start from {recipe.parent.checkpoint}: another net: {'; '.join(different)}")
+        raise InputError(f"cannot start from {recipe.parent.checkpoint}: another net: {'; '.join(different)}")

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from circuit_lab.errors import InputError
 from circuit_lab.nets import SharedTransformerConfig
-from circuit_lab.tasks import TASKS, TaskConfig
+from circuit_lab.tasks import TASKS, ModularConfig, TaskConfig
+from circuit_lab.tasks.safe_files import file_kind, open_regular
 
 _FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
+_MAX_BYTES = 2**20
+_MAX_PROBLEMS, _MAX_SHOWN = 10, 200
+"""How many mistakes one message lists, and how much of a wrong value it shows."""
+_MAX_SCHEDULED = 1_000_000
+_MAX_SEED = 2**63 - 1
+"""The largest integer that every TOML reader takes."""
 _DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -66,7 +74,7 @@ class OptimizerRecipe(_Table):
     weight_decay: float = Field(default=0.5, ge=0)
     betas: Annotated[tuple[_DecayRate, _DecayRate], Field(strict=False)] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
-    warmup_steps: int = Field(default=200, ge=0)
+    warmup_steps: int = Field(default=200, ge=0, le=10**9)
     max_gradient_norm: float = Field(default=1.0, ge=0)
 
 
@@ -84,12 +92,12 @@ class TrainingRecipe(_Table):
         resume_every: Steps between saves of the resume state.
     """
 
-    n_steps: int = Field(ge=1)
-    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = 128
-    seed: int = Field(default=0, ge=0)
+    n_steps: int = Field(ge=1, le=10**9)
+    batch_size: Annotated[int, Field(ge=1, le=2**18)] | Literal["full"] = 128
+    seed: int = Field(default=0, ge=0, le=_MAX_SEED)
     dtype: Literal["float32", "float64"] = "float32"
     loss_dtype: Literal["float32", "float64"] = "float32"
-    n_threads: int = Field(default=1, ge=1)
+    n_threads: int = Field(default=1, ge=1, le=1024)
     resume_every: int = Field(default=500, ge=1)
 
 
@@ -104,7 +112,7 @@ class Schedule(_Table):
 
     spacing: Literal["linear", "log"] = "linear"
     every: int = Field(default=1000, ge=1)
-    n_points: int = Field(default=30, ge=2)
+    n_points: int = Field(default=30, ge=2, le=_MAX_SCHEDULED)
 
     def steps(self, n_steps: int) -> frozenset[int]:
         """The scheduled steps of a run.
@@ -145,15 +153,42 @@ class Recipe(BaseModel):
     evaluation: Schedule = Schedule(every=500)
     checkpoints: Schedule = Schedule(every=5000)
 
+    @field_validator("task")
+    @classmethod
+    def _check_trainable(cls, task: TaskConfig) -> TaskConfig:
+        """Refuse a task whose training items nobody knows."""
+        if isinstance(task, ModularConfig) and task.n_training_pairs is None:
+            raise ValueError(
+                f'task.split = "{task.split}" leaves nothing to train on; give train_share or n_train, or list the '
+                "training pairs in train_pairs"
+            )
+        return task
+
     @field_validator("net")
     @classmethod
     def _check_net(cls, net: dict[str, Any]) -> dict[str, Any]:
         """Refuse what the task fixes, then let the net's own config check the rest."""
         for key in _FROM_TASK:
             if key in net:
-                raise ValueError(f"net.{key} follows from the task; leave it out (got {net[key]!r})")
+                raise ValueError(f"net.{key} follows from the task; leave it out (got {_short(repr(net[key]))})")
+        for key in (key for key, value in net.items() if value is None):
+            raise ValueError(
+                f'net.{_short(key)} is null, which TOML cannot say; leave it out, or write "none" for no norm'
+            )
         SharedTransformerConfig(**net, d_vocab=1, n_ctx=1)
         return net
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> "Recipe":
+        """Refuse what would take memory without end."""
+        for name, schedule in (("evaluation", self.evaluation), ("checkpoints", self.checkpoints)):
+            n = self.training.n_steps // schedule.every if schedule.spacing == "linear" else schedule.n_points
+            if n > _MAX_SCHEDULED:
+                raise ValueError(
+                    f"{name}.every = {schedule.every} is too small for {self.training.n_steps} steps: it gives {n} "
+                    f"points, and at most {_MAX_SCHEDULED} are kept"
+                )
+        return self
 
     def net_config(self, *, d_vocab: int, d_vocab_out: int, n_ctx: int) -> SharedTransformerConfig:
         """The net's whole config for a task of that size."""
@@ -175,17 +210,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         The recipe, checked.
 
     Raises:
-        ValueError: If the file is missing or malformed, or a key or value is not allowed; says which, and what is.
+        InputError: If the file is missing or malformed, or a key or value is not allowed; says which, and what is.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"no recipe at {path}: it is a folder; give the .toml file in it")
-    if not path.is_file():
-        raise ValueError(f"no recipe at {path}: there is no such file")
+    if file_kind(path, what="recipe") == "folder":
+        raise InputError(f"no recipe at {path}: it is a folder; give the .toml file in it")
+    with open_regular(path, what="recipe", max_bytes=_MAX_BYTES) as file:
+        content = file.read()
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}") from error
+        tables = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors, too
+        raise InputError(f"{path} is not valid TOML: {_short(str(error))}") from error
     for override in overrides:
         _apply(tables, override)
     return parse_recipe(tables, source=str(path))
@@ -202,13 +237,16 @@ def parse_recipe(tables: dict[str, Any], *, source: str) -> Recipe:
         The recipe.
 
     Raises:
-        ValueError: If a key or value is not allowed.
+        InputError: If a key or value is not allowed.
     """
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
-        problems = "; ".join(_problem(detail) for detail in error.errors())
-        raise ValueError(f"recipe {source}: {problems}") from error
+        details = error.errors()
+        problems = "; ".join(_problem(detail) for detail in details[:_MAX_PROBLEMS])
+        if len(details) > _MAX_PROBLEMS:
+            problems += f"; and {len(details) - _MAX_PROBLEMS} more"
+        raise InputError(f"recipe {source}: {problems}") from error
 
 
 def _problem(detail: Any) -> str:
@@ -225,7 +263,13 @@ def _problem(detail: Any) -> str:
         return f"{key}.kind: unknown kind {detail['ctx']['tag']!r}; the kinds are: {detail['ctx']['expected_tags']}"
     if detail["type"] == "value_error":
         return message
-    return f"{key}: {message} (got {detail['input']!r})"
+    return f"{key}: {message} (got {_short(repr(detail['input']))})"
+
+
+def _short(text: str) -> str:
+    """A value for a message of one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _valid_keys(place: list[str]) -> list[str]:
@@ -244,15 +288,15 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     """Set one `key=value` in the tables; a value that is no TOML is taken as a string."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set {override!r} is not key=value; write for example --set training.n_steps=100")
+        raise InputError(f"--set {override!r} is not key=value; write for example --set training.n_steps=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     *parents, last = key.split(".")
     table = tables
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ValueError(f"--set {override!r}: {parent!r} is a value, not a table, so it has no key {last!r}")
+            raise InputError(f"--set {override!r}: {parent!r} is a value, not a table, so it has no key {last!r}")
     table[last] = value

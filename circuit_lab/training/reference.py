@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from circuit_lab.errors import InputError
+from circuit_lab.tasks.safe_files import file_kind
 from circuit_lab.training.checkpoint import Checkpoint, load_checkpoint
 from circuit_lab.training.run_folder import CHECKPOINTS, latest_checkpoint
 
@@ -32,11 +34,11 @@ def reference_model(name: str) -> Checkpoint:
         Its checkpoint.
 
     Raises:
-        ValueError: If there is no such model; the message lists the names.
+        InputError: If there is no such model; the message lists the names.
     """
     folders = reference_models()
     if name not in folders:
-        raise ValueError(f"unknown reference model {name!r}; there are: {', '.join(folders)}")
+        raise InputError(f"unknown reference model {name!r}; there are: {', '.join(folders)}")
     return load_checkpoint(folders[name] / WEIGHTS)
 
 
@@ -50,20 +52,21 @@ def resolve_checkpoint(path: str | Path) -> Path:
         Path of a `.safetensors` file.
 
     Raises:
-        ValueError: If there is nothing at the path, or no checkpoint in the folder.
+        InputError: If there is nothing at the path, nothing that can be read, or no checkpoint in the folder.
     """
     name, path = str(path), Path(path)
-    if path.is_file():
+    kind = file_kind(path, what="checkpoint")
+    if kind == "file":
         return path
-    if not path.exists():
+    if kind is None:
         named = reference_models()
         if name in named:
             return named[name] / WEIGHTS
-        raise ValueError(f"no checkpoint at {path}: there is no such file or folder")
-    if (path / WEIGHTS).is_file():
+        raise InputError(f"no checkpoint at {path}: there is no such file or folder")
+    if file_kind(path / WEIGHTS, what="checkpoint") == "file":
         return path / WEIGHTS
-    if (path / CHECKPOINTS).is_dir():
+    if file_kind(path / CHECKPOINTS, what="folder of checkpoints") == "folder":
         return latest_checkpoint(path)
-    raise ValueError(
+    raise InputError(
         f"no checkpoint in folder {path}: expected {WEIGHTS} (a reference model) or {CHECKPOINTS}/ (a run folder)"
     )

@@ -3,62 +3,102 @@
 The batches are a function of the step, so there is no random state to keep.
 """
 
-import json
+import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet
-from circuit_lab.training.checkpoint import METADATA_KEY, read_tensors
+from circuit_lab.tasks.safe_files import check_inside
+from circuit_lab.training.checkpoint import METADATA_KEY, check_finite, read_tensors, weights_hash
 from circuit_lab.training.run_folder import RESUME, write_atomically
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 _START_AGAIN = "delete it to train this run from the start"
 
 
+class _Saved(BaseModel):
+    """The metadata; the hash is over step and tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    step: int = Field(ge=1)
+    state_hash: str
+
+
 def save_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step: int) -> None:
-    """Write the state after `step` steps; a kill leaves the state before it."""
+    """Write the state after `step` steps; a kill, or an error, leaves the state before it.
+
+    Args:
+        run: The run folder.
+        net: The net.
+        optimizer: Its optimiser.
+        step: Steps done so far, at least 1.
+
+    A weight or moment that is not finite, for training diverged, is an InputError; a full disk an OSError.
+    """
     tensors = {}
     for name, weight in net.named_parameters():
         tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
         for moment in MOMENTS:
             if weight in optimizer.state:
                 tensors[f"{moment}/{name}"] = optimizer.state[weight][moment].cpu().contiguous()
-    write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: json.dumps({"step": step})}))
+    check_finite(tensors, f"state of {run} after step {step}")
+    saved = _Saved(step=step, state_hash=_state_hash(step, tensors))
+    write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: saved.model_dump_json()}))
 
 
-def load_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW) -> int:
+def load_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, n_steps: int) -> int:
     """Put the saved state into a fresh net and optimiser.
 
     Args:
         run: The run folder.
         net: The net, of the same config.
         optimizer: Its optimiser, before any step.
+        n_steps: Steps of the whole run; the saved step is none after the last.
 
     Returns:
         Steps done so far; 0 when nothing was saved yet.
 
     Raises:
-        ValueError: If the file is damaged or of another net; says what is wrong with it.
+        InputError: If the file is damaged or of another net; says what is wrong with it.
     """
     path = run / RESUME
-    if not path.exists():
+    if not os.path.lexists(path):
         return 0
+    check_inside(run, RESUME)
     metadata, tensors = read_tensors(path)
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{path} is no resume state: its metadata has no key {METADATA_KEY!r}; {_START_AGAIN}")
-    step = json.loads(metadata[METADATA_KEY])["step"]
+        raise InputError(f"{path} is no resume state: its metadata has no key {METADATA_KEY!r}; {_START_AGAIN}")
+    try:
+        saved = _Saved.model_validate_json(metadata[METADATA_KEY])
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "JSON"
+        raise InputError(f"{path} is damaged: its {place:.80}: {first['msg']:.200}; {_START_AGAIN}") from error
+    if saved.step > n_steps:
+        raise InputError(f"{path} is of step {saved.step}, but the run has {n_steps} steps; {_START_AGAIN}")
     _check_state(path, tensors, net=net)
+    if saved.state_hash != _state_hash(saved.step, tensors):
+        raise InputError(f"{path} is damaged: its content is not what was saved; {_START_AGAIN}")
+    check_finite(tensors, f"{path}")
     net.load_unique_state_dict({name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()})
     for name, weight in net.named_parameters():
         optimizer.state[weight] = {
-            "step": torch.tensor(float(step), device=weight.device),
+            "step": torch.tensor(float(saved.step), device=weight.device),
             **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
         }
-    return step
+    return saved.step
+
+
+def _state_hash(step: int, tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{step} {weights_hash(tensors)}".encode()).hexdigest()
 
 
 def _check_state(path: Path, tensors: Mapping[str, Tensor], *, net: HookedNet) -> None:
@@ -66,11 +106,11 @@ def _check_state(path: Path, tensors: Mapping[str, Tensor], *, net: HookedNet) -
     expected = {f"{part}/{name}": p for name, p in net.named_parameters() for part in ("weight", *MOMENTS)}
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
-        raise ValueError(f"{path} is damaged or of another net: missing {missing}, unknown {unknown}; {_START_AGAIN}")
+        raise InputError(f"{path} is damaged or of another net: missing {missing}, unknown {unknown}; {_START_AGAIN}")
     for name, parameter in expected.items():
         saved = tensors[name]
         if saved.shape != parameter.shape or saved.dtype != parameter.dtype:
-            raise ValueError(
+            raise InputError(
                 f"{path} is damaged or of another net: {name} must be {list(parameter.shape)} {parameter.dtype}, "
                 f"got {list(saved.shape)} {saved.dtype}; {_START_AGAIN}"
             )

@@ -1,50 +1,85 @@
 """Is this folder a run of this recipe? Opening a run folder for a first or a further call."""
 
+import os
 from pathlib import Path
 from typing import Any
 
+from circuit_lab.errors import InputError
+from circuit_lab.tasks.safe_files import check_inside
 from circuit_lab.training.recipe import Recipe, load_recipe
-from circuit_lab.training.run_folder import CHECKPOINTS, RECIPE, partial_path, write_atomically
+from circuit_lab.training.run_folder import (
+    CHECKPOINTS,
+    HOLDER,
+    LOCK,
+    METRICS,
+    RECIPE,
+    RESUME,
+    is_leftover,
+    remove_leftovers,
+    write_atomically,
+)
 
 _MAY_DIFFER = ("about", "training.n_steps", "parent.checkpoint")
+
+
+def check_usable(run: Path, recipe: Recipe) -> None:
+    """Whether a folder can be the run of a recipe; nothing is written.
+
+    Args:
+        run: The folder, there or not.
+        recipe: The recipe of this call.
+
+    Raises:
+        InputError: If the folder holds something that is not a run, or a run of another recipe, or a link outside.
+    """
+    try:
+        if os.path.lexists(run) and not run.is_dir():
+            raise InputError(
+                f"cannot use {run} as run folder: it is a {'link to nothing' if run.is_symlink() else 'file'}"
+            )
+        others = [name for name in os.listdir(run) if not _is_ours(name)] if run.is_dir() else []  # noqa: PTH208
+        is_run = (run / RECIPE).exists()
+        if os.path.lexists(run / CHECKPOINTS) and not (run / CHECKPOINTS).is_dir():
+            raise InputError(f"its {CHECKPOINTS} is no folder")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot use {run!s:.300} as run folder: {error!s:.300}; choose another folder") from error
+    for name in (RECIPE, METRICS, RESUME, CHECKPOINTS, LOCK):
+        check_inside(run, name)
+    if is_run:
+        _check_same(run, load_recipe(run / RECIPE), recipe)
+    elif others:
+        raise InputError(
+            f"cannot use {run} as run folder: it holds other files (such as {min(others)}) and no {RECIPE}; "
+            "choose another folder"
+        )
 
 
 def open_run(run: Path, recipe: Recipe) -> Path:
     """Make a run folder, or check that an existing one belongs to the recipe.
 
     A larger `training.n_steps` prolongs a run. The recipe is written first, so that a kill at any instant leaves a
-    folder that the next call opens.
+    folder that the next call opens. Who calls this holds the folder's lock.
 
     Args:
         run: The folder.
         recipe: The recipe of this call.
 
     Returns:
-        The folder, with `run.toml` and `checkpoints/` in it.
+        The folder, with `run.toml` and `checkpoints/` in it, and without the temporary files of killed processes.
 
-    Raises:
-        ValueError: If the folder holds something that is not a run, or a run of another recipe.
+    A folder that holds something that is not a run, or a run of another recipe, is an InputError.
     """
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"cannot use {run} as run folder: it is a file")
-    if (run / RECIPE).exists():
-        _check_same(run, load_recipe(run / RECIPE), recipe)
-    else:
-        _check_unused(run)
+    check_usable(run, recipe)
     run.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(run)
     write_atomically(run / RECIPE, recipe.to_toml().encode())
     (run / CHECKPOINTS).mkdir(exist_ok=True)
     return run
 
 
-def _check_unused(run: Path) -> None:
-    """Nothing is there, except perhaps the temporary file of a run killed while its recipe was first written."""
-    others = [path.name for path in run.iterdir() if path != partial_path(run / RECIPE)] if run.exists() else []
-    if others:
-        raise ValueError(
-            f"cannot use {run} as run folder: it holds other files (such as {min(others)}) and no {RECIPE}; "
-            "choose another folder"
-        )
+def _is_ours(name: str) -> bool:
+    """What a process may leave that was killed before its recipe was written."""
+    return name in (LOCK, HOLDER) or is_leftover(name)
 
 
 def _check_same(run: Path, before: Recipe, now: Recipe) -> None:
@@ -55,9 +90,9 @@ def _check_same(run: Path, before: Recipe, now: Recipe) -> None:
         if old.get(key) != new.get(key) and not key.startswith(_MAY_DIFFER)
     ]
     if different:
-        raise ValueError(f"{run} holds a run of another recipe: {'; '.join(different)}; choose another folder")
+        raise InputError(f"{run} holds a run of another recipe: {'; '.join(different)}; choose another folder")
     if now.training.n_steps < before.training.n_steps:
-        raise ValueError(
+        raise InputError(
             f"{run} holds a run of {before.training.n_steps} steps; training.n_steps = {now.training.n_steps} is less"
         )
 

@@ -4,15 +4,14 @@ Every check of `load_checkpoint` is made on every file. What a run shares, the c
 from its first checkpoint, and must be the same in all others.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from circuit_lab.errors import InputError
 from circuit_lab.training.checkpoint import Checkpoint, Record, empty_net, fill_net, read_parts, rebuild_task
-from circuit_lab.training.loop import resolve_device
-from circuit_lab.training.run_folder import CHECKPOINTS, checkpoint_path, latest_checkpoint
+from circuit_lab.training.device import resolve_device
+from circuit_lab.training.run_folder import CHECKPOINTS, checkpoint_files, checkpoint_path, latest_checkpoint
 
-_STEP = re.compile(r"step-(\d+)\.safetensors")
 _SHARED = ("net", "task", "task_hash")
 
 
@@ -26,16 +25,13 @@ def run_checkpoints(run: str | Path) -> list[Path]:
         At least one path.
 
     Raises:
-        ValueError: If it is no run folder, or has no checkpoint yet.
+        InputError: If it is no run folder, or has no checkpoint yet.
     """
     run = Path(run)
     if not (run / CHECKPOINTS).is_dir():
         found = "it is a file" if run.is_file() else f"it has no {CHECKPOINTS}/" if run.is_dir() else "nothing is there"
-        raise ValueError(f"{run} is no run folder: {found}; give a folder that `circuit-lab train` wrote")
-    steps = {int(found[1]): p for p in (run / CHECKPOINTS).iterdir() if (found := _STEP.fullmatch(p.name)) is not None}
-    if not steps:
-        latest_checkpoint(run)  # says that there is none yet
-    return [steps[step] for step in sorted(steps)]
+        raise InputError(f"{run} is no run folder: {found}; give a folder that `circuit-lab train` wrote")
+    return checkpoint_files(run) or [latest_checkpoint(run)]  # which says that there is none yet
 
 
 def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Checkpoint]:
@@ -51,7 +47,7 @@ def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Chec
     Yields:
         Checkpoint: Each checkpoint. `net` and `task` are the same objects every time.
 
-    What is no run folder is a ValueError; and so is, when its turn comes, a file that cannot be loaded, or that is of
+    What is no run folder is an InputError; and so is, when its turn comes, a file that cannot be loaded, or that is of
     another net, task or step than its place in the run says.
     """
     paths, where = run_checkpoints(run), resolve_device(device)
@@ -74,11 +70,11 @@ def _check_belongs(path: Path, record: Record, first: Record, first_path: Path) 
         if mine != its:
             keys = [key for key in mine if mine[key] != its.get(key)] if isinstance(mine, dict) else []
             where = f" ({', '.join(keys)})" if keys else ""
-            raise ValueError(
+            raise InputError(
                 f"checkpoint {path} is not of the same run as {first_path}: its {name} is another{where}; move it away"
             )
     if path.name != checkpoint_path(path.parent.parent, record.step).name:
-        raise ValueError(
+        raise InputError(
             f"checkpoint {path} is of step {record.step}: its name is another step's; rename it to "
             f"{checkpoint_path(path.parent.parent, record.step).name}"
         )

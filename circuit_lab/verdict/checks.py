@@ -150,7 +150,8 @@ class Decision:
         last_check_of = {check.quantity: check for check in self.checks}
         everything = tuple(last_check_of)
         reasons = [Reason(in_a_sentence, everything)]
-        if self.certain_verdict == Verdict.INCONCLUSIVE:
-            reasons.append(Reason(f"By point values alone it would be {self.verdict}.", everything))
+        if len(self.possible_verdicts) > 1:
+            if self.verdict != Verdict.INCONCLUSIVE:
+                reasons.append(Reason(f"By point values alone it would be {self.verdict}.", everything))
             reasons += [Reason(f"Straddles its threshold: {c}.", (c.quantity,)) for c in self.checks if c.straddles]
         return reasons + [Reason(f"{c}.", (c.quantity,)) for c in reversed(last_check_of.values())]

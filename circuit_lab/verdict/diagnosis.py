@@ -16,7 +16,7 @@ from circuit_lab.verdict.checks import Estimate, Reason, Share
 from circuit_lab.verdict.reported import Reported
 from circuit_lab.verdict.verdicts import Verdict
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA_PATH = Path(__file__).with_name("diagnosis.schema.json")
 """The published JSON schema of `Diagnosis.to_json`; a test holds it equal to the code."""
 
@@ -116,7 +116,7 @@ class SplitOutcomes:
         split: Name of the split.
         n: Queries read.
         n_in_split: Queries in the split; larger than `n` when it was sampled.
-        n_in_training: Queries read that are themselves training items.
+        n_in_training: Queries read that are themselves training items; None where the split is unknown.
         accuracy: Share of right answers.
         shares: Share of queries per outcome; they sum to 1.
     """
@@ -124,14 +124,26 @@ class SplitOutcomes:
     split: str
     n: int
     n_in_split: int
-    n_in_training: int
+    n_in_training: int | None
     accuracy: float
     shares: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The task's split certificate, as shown by a diagnosis."""
+    """The task's split certificate, as shown by a diagnosis.
+
+    Attributes:
+        clean: Whether it is proved that no held-out query is a training item.
+        leaks: As in `SplitCertificate`, and so for what follows.
+        n_queries: By split.
+        n_in_training: By split.
+        ood_fact_uses: By hop.
+        n_mirrored: By split.
+        task_hash: Of the task.
+        known: Whether it is known which queries were trained on; if not, nothing can be called held out. Diagnoses of
+            schema version 4 do not say it, and were all of known splits.
+    """
 
     clean: bool
     leaks: tuple[str, ...]
@@ -140,11 +152,13 @@ class Certificate:
     ood_fact_uses: dict[str, dict[str, float]]
     n_mirrored: dict[str, int]
     task_hash: str
+    known: bool = True
 
     @classmethod
     def of(cls, certificate: SplitCertificate) -> "Certificate":
         """The certificate of a task."""
         return cls(
+            known=certificate.is_known,
             clean=certificate.is_clean,
             leaks=certificate.leaks,
             n_queries=dict(certificate.n_queries),
@@ -153,6 +167,13 @@ class Certificate:
             n_mirrored=dict(certificate.n_mirrored),
             task_hash=certificate.task_hash,
         )
+
+    @property
+    def in_a_word(self) -> str:
+        """Whether the split is "clean", "leaked", or "unknown"."""
+        if not self.known:
+            return "unknown"
+        return "clean" if self.clean else "leaked"
 
 
 def rests_on(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedSharedTransformer, shared_transformer
 from circuit_lab.tasks import Task
 from circuit_lab.training import Checkpoint, load_checkpoint, resolve_checkpoint, resolve_device
 
@@ -34,14 +34,6 @@ class Subject(Generic[TaskT]):
         """Training step of the checkpoint."""
         return None if self.checkpoint is None else self.checkpoint.step
 
-    @property
-    def net_in_words(self) -> str:
-        """The architecture."""
-        cfg = self.net.cfg
-        shared = f"{cfg.n_layers} layers over {len(set(cfg.layer_map))} block(s), layer_map {tuple(cfg.layer_map)}"
-        norm = f"{cfg.norm_position}-{cfg.normalization_type}" if cfg.normalization_type else "no norm"
-        return f"{cfg.attention_dir} transformer, {shared}, width {cfg.d_model}, {cfg.n_heads} heads, {norm}"
-
 
 CheckpointLike = str | Path | Checkpoint | tuple[HookedSharedTransformer, Task]
 """What `diagnose` takes: a path, a reference model's name, a loaded checkpoint, or a net with its task."""
@@ -50,12 +42,14 @@ CheckpointLike = str | Path | Checkpoint | tuple[HookedSharedTransformer, Task]
 def find_subject(checkpoint: CheckpointLike, *, device: str) -> Subject:
     """The net and task that the argument of `diagnose` means."""
     if isinstance(checkpoint, Checkpoint):
-        return Subject(net=checkpoint.net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
+        net = shared_transformer(checkpoint.net, place=str(checkpoint.path))
+        return Subject(net=net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
     if isinstance(checkpoint, tuple):
         net, task = checkpoint
         return Subject(net=net, task=task, source="a net and its task, in memory", checkpoint=None)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint), device=str(resolve_device(device)))
-    return Subject(net=loaded.net, task=loaded.task, source=str(checkpoint), checkpoint=loaded)
+    net = shared_transformer(loaded.net, place=str(checkpoint))
+    return Subject(net=net, task=loaded.task, source=str(checkpoint), checkpoint=loaded)
 
 
 @contextmanager

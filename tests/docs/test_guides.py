@@ -11,7 +11,7 @@ N_BLOCKS = {
     "adding_a_measure.md": 2,
     "adding_a_net.md": 2,
     "adding_a_task.md": 3,
-    "adding_an_importer.md": 2,
+    "adding_an_importer.md": 3,
     "quickstart.md": 3,
 }
 

@@ -176,7 +176,7 @@ def test_a_checkpoint_names_its_leaks_and_its_parent(small_task, tmp_path):
     assert "img" not in page.tags and f"checkpoint = {HOSTILE}" in page.text and "a&b.safetensors" in page.text
     assert checkpoint.task.certificate.task_hash in page.text
     certificate = replace(small_task.certificate, leaks=("half of test_ood is in training",))
-    leaked = Page(replace(checkpoint, task=replace(small_task, certificate=certificate))._repr_html_())
+    leaked = Page(replace(checkpoint, given_task=replace(small_task, certificate=certificate))._repr_html_())
     assert "Split certificate: leaks." in leaked.text and "half of test_ood is in training" in leaked.text
     assert "clean" not in leaked.text
 

@@ -1,11 +1,11 @@
 """Checkpoints: what comes back, and every way a file can be wrong."""
 
-import json
 import pickle
 
 import pytest
 import safetensors.torch
 import torch
+from changed_checkpoints import rewrite, set_field
 
 from circuit_lab.nets import SharedTransformerConfig, build_net
 from circuit_lab.tasks import TwoHopConfig, build_task
@@ -17,7 +17,6 @@ from circuit_lab.training import (
     save_checkpoint,
     train,
 )
-from circuit_lab.training.checkpoint import METADATA_KEY
 
 
 @pytest.fixture
@@ -36,22 +35,6 @@ def net(task):
 @pytest.fixture
 def file(net, task, tmp_path):
     return save_checkpoint(tmp_path / "deep" / "c.safetensors", net=net, task=task, step=3, metrics={"test_ood": 0.5})
-
-
-def rewrite(file, change=None, **tensor_changes):
-    """The file with its record, or its tensors, changed."""
-    with safetensors.safe_open(file, framework="pt") as opened:
-        record = json.loads(opened.metadata()[METADATA_KEY])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    if change is not None:
-        change(record)
-    for name, value in tensor_changes.items():
-        if value is None:
-            del tensors[name]
-        else:
-            tensors[name] = value
-    file.write_bytes(safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(record)}))
-    return file
 
 
 def test_round_trip(file, net, task):
@@ -77,20 +60,26 @@ def test_equal_checkpoints_have_equal_bytes(file, net, task, tmp_path):
     assert [p.name for p in file.parent.iterdir()] == [file.name]
 
 
-def set_field(name, value):
-    return lambda record: record.__setitem__(name, value)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_field("format_version", 2), "format version 2 is unknown; this circuit_lab reads version 1"),
+        (set_field("format_version", 3), "format version 3 is newer than this .*up to 2.; upgrade it: pip install -"),
+        (
+            set_field("format_version", 0),
+            "format version 0 is older than this circuit_lab reads .from 1.; load and save",
+        ),
+        (set_field("format_version", -1), "format version -1 is older than this circuit_lab reads"),
+        (set_field("format_version", True), "format version True is no whole number; the file is damaged"),
+        (set_field("format_version", "2"), "format version 2 is no whole number"),
         (set_field("sha", 2), r"metadata keys missing: \[\], unknown: \['sha'\]"),
         (lambda r: r.pop("step"), r"metadata keys missing: \['step'\], unknown: \[\]"),
         (set_field("step", "3"), r"metadata step: Input should be a valid integer \(got '3'\)"),
         (set_field("step", -1), r"metadata step: Input should be greater than or equal to 0 \(got -1\)"),
         (set_field("metrics", [1]), r"metadata metrics: Input should be a valid dictionary \(got \[1\]\)"),
         (set_field("recipe", "x"), r"metadata recipe: Input should be a valid dictionary \(got 'x'\)"),
+        (set_field("step", 2**60), "metadata step: Input should be less than or equal to 9007199254740992"),
+        (set_field("task", None), "metadata it: task and task_hash go together, got None and '[0-9a-f]{64}'"),
+        (set_field("origin", {"format": 1}), "metadata origin.format: Input should be a valid string .got 1"),
         (set_field("net", None), r"metadata net: Input should be a valid dictionary \(got None\)"),
         (set_field("task_hash", "0" * 64), "its task rebuilds to hash .* but it was trained on 0000"),
         (lambda r: r["task"].__setitem__("seed", 1), "its task rebuilds to hash"),

@@ -4,7 +4,7 @@ Where they do not, a test measures by how much, and says why.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ from circuit_lab.measures import mean_interval, proportion_interval
 from circuit_lab.nets.controls.two_hop import triple_table_over_circuit
 from circuit_lab.tasks.groups import additive_group
 from circuit_lab.verdict import Share, diagnose
-from circuit_lab.verdict.modular.rules import HeldOutPairs, Readings, bootstrap
+from circuit_lab.verdict.modular.rules import HeldOutPairs, Readings, bootstrap, decide
 
+RULES = partial(decide, had_grokked=False)
 NOMINAL, TOLERANCE = 0.95, 0.02
 holds = pytest.approx(NOMINAL, abs=TOLERANCE)
 wilson = cache(proportion_interval)
@@ -115,7 +116,7 @@ def simulated_readings(spectrum, n=200, n_simulations=300) -> tuple[float, float
     explained, spread = draw_pairs(spectrum, many, seeded(99)).spectrum(torch.ones(1, many, dtype=torch.float64))
     generator = seeded(1)
     readings = [
-        bootstrap(draw_pairs(spectrum, n, generator), Share(95, 100), had_grokked=False, n_resamples=500, seed=seed)[0]
+        bootstrap(draw_pairs(spectrum, n, generator), Share(95, 100), RULES, n_resamples=500, seed=seed)[0]
         for seed in range(n_simulations)
     ]
     return float(explained), float(spread), readings

@@ -35,7 +35,7 @@ from circuit_lab.report.circuit.values import exact, level, printed, short, shor
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.diagnosis import Evidence
 from circuit_lab.verdict.exhibits import ModularExhibits
-from circuit_lab.verdict.exhibits.gather_modular import EMBEDDING, LOGITS
+from circuit_lab.verdict.exhibits.gather_modular import EMBEDDING, LOGITS, WHOLE
 from circuit_lab.verdict.modular.evidence import ONLY_KEY, WITHOUT_KEY
 
 LEGEND = (
@@ -121,7 +121,7 @@ def modular_circuit(diagnosis: Diagnosis, exhibits: ModularExhibits) -> dict[str
             "nodes": details,
             "spectra": [spectrum_data(spectrum) for spectrum in spectra],
             "ablations": ablations,
-            "n_pairs": exhibits.in_training.numel(),
+            "n_pairs": _n_pairs(exhibits),
             "attention": attention,
             "looks": looks,
             "lens": {"n": exhibits.lens.n, "chance": short(exhibits.lens.chance)},
@@ -264,11 +264,16 @@ def _look_lines(
     return lines
 
 
+def _n_pairs(exhibits: ModularExhibits) -> int:
+    """Pairs of the grid that the spectra are read over."""
+    return exhibits.logit_maps[WHOLE].numel()
+
+
 def _how(exhibits: ModularExhibits) -> str:
     highest, key = exhibits.spectra["share"].max(), ", ".join(exhibits.key_frequencies)
     return (
         f"Tokens stand side by side, components from the embedding up to the logits. Spectra are read at the answer's "
-        f"position over all {exhibits.in_training.numel()} pairs, those of embedding and unembedding off the weights; "
+        f"position over all {_n_pairs(exhibits)} pairs, those of embedding and unembedding off the weights; "
         f"all on one scale, whose highest bar is {highest:.2f}. The key frequencies ({key}) were named on pairs that "
         f"nothing else is read on. “without” and “only” are the shares of answers that are right without the key "
         f"frequencies, and with nothing else, removed at that node; attention is the mean over the "

@@ -116,7 +116,7 @@ def frequency_spectrum_figure(decomposition: TrigDecomposition) -> go.Figure:
 
 def logit_parts_figure(decomposition: TrigDecomposition) -> go.Figure:
     """Bars: centred logit of the right output by split, from the generalising part and from the rest."""
-    splits = [name for name in decomposition.splits if name != "all"]
+    splits = [name for name in decomposition.splits if name != "all"] or ["all"]
     labels = [f"{name}<br>n = {decomposition.splits[name].n}" for name in splits]
     named = (("generalising", "circuit"), ("remaining", "shortcut"))
     figure = go.Figure(

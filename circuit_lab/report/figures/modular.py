@@ -194,7 +194,7 @@ def trig_share_figure(decomposition: TrigDecomposition, *, interval: Interval) -
     Returns:
         The figure.
     """
-    splits = [name for name in decomposition.splits if name != "all"]
+    splits = [name for name in decomposition.splits if name != "all"] or ["all"]
     fitted, baseline = decomposition.fitted_on, decomposition.memoriser_baseline
     shares = [decomposition.splits[name].energy_share for name in splits]
     ends = [interval if name == fitted else None for name in splits]
@@ -227,7 +227,7 @@ def trig_share_figure(decomposition: TrigDecomposition, *, interval: Interval) -
 
 
 def logit_maps_figure(
-    maps: Mapping[str, Float[Tensor, "n n"]], *, in_training: Float[Tensor, "n n"], output: str
+    maps: Mapping[str, Float[Tensor, "n n"]], *, in_training: Float[Tensor, "n n"] | None, output: str
 ) -> go.Figure:
     """Heat maps: the logit of one output for every pair, whole and by part, the remaining part by who was trained on.
 
@@ -235,21 +235,26 @@ def logit_maps_figure(
 
     Args:
         maps: "whole", "generalising part" and "remaining part", rows a, columns b; nan where there is no logit.
-        in_training: 1 where a pair is trained on.
+        in_training: 1 where a pair is trained on; None where nobody knows, and the remaining part is one map.
         output: Name of the output.
 
     Returns:
         The figure, in two columns.
     """
-    trained = in_training.numpy() > 0
     whole, generalising, remaining = (maps[name].numpy() for name in ("whole", "generalising part", "remaining part"))
     there = np.isfinite(whole)
     panels = {
         f"whole<br>(n = {there.sum()})": whole,
         "generalising part": generalising,
-        f"remaining part<br>trained on (n = {(trained & there).sum()})": np.where(trained, remaining, np.nan),
-        f"remaining part<br>held out (n = {(~trained & there).sum()})": np.where(trained, np.nan, remaining),
     }
+    if in_training is None:
+        panels["remaining part"] = remaining
+    else:
+        trained = in_training.numpy() > 0
+        panels |= {
+            f"remaining part<br>trained on (n = {(trained & there).sum()})": np.where(trained, remaining, np.nan),
+            f"remaining part<br>held out (n = {(~trained & there).sum()})": np.where(trained, np.nan, remaining),
+        }
     largest = max(float(np.nanmax(np.abs(values))) for values in (whole, generalising, remaining))
     step = largest / _N_LEVELS if largest > 0 else 1.0
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(panels), vertical_spacing=0.12)
@@ -350,11 +355,12 @@ def weight_norms_figure(norms: WeightNorms) -> go.Figure:
     return figure
 
 
-def efficiency_figure(efficiency: LogitEfficiency) -> go.Figure:
+def efficiency_figure(efficiency: LogitEfficiency, *, pairs: str = "the training pairs") -> go.Figure:
     """Bars: what logits the weights buy on the training pairs, and how many losses have rounded to 0.
 
     Args:
-        efficiency: On the training pairs.
+        efficiency: On the training pairs, or on all where nobody knows which they are.
+        pairs: Which of the two, in words.
 
     Returns:
         The figure, with a panel for logits and one for shares.
@@ -385,7 +391,7 @@ def efficiency_figure(efficiency: LogitEfficiency) -> go.Figure:
         figure.update_xaxes(title=unit, row=row, range=[ends[0] - room * (ends[0] < 0), ends[1] + room])
     figure.update_layout(
         title=wrapped(
-            f"What the weights buy on the training pairs (n = {efficiency.n}): {efficiency.efficiency:.2f} logits for "
+            f"What the weights buy on {pairs} (n = {efficiency.n}): {efficiency.efficiency:.2f} logits for "
             f"each unit of a norm of {efficiency.weight_norm:.1f}"
         ),
         height=430,

@@ -48,7 +48,9 @@ def modular_panels(diagnosis: Diagnosis, exhibits: ModularExhibits | None) -> di
         },
         "Norms and efficiency": {
             "norms": weight_norms_figure(exhibits.norms),
-            "efficiency": efficiency_figure(exhibits.efficiency),
+            "efficiency": efficiency_figure(
+                exhibits.efficiency, pairs="all pairs" if exhibits.in_training is None else "the training pairs"
+            ),
         },
     }
 

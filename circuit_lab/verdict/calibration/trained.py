@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedSharedTransformer, shared_transformer
 from circuit_lab.tasks import ModularTask, Task, TwoHopConfig, build_task
 from circuit_lab.training import checkpoint_path, load_checkpoint, load_recipe, read_metrics
 from circuit_lab.verdict.calibration.controls import Control, Kind
@@ -245,4 +245,4 @@ def _has_random_labels(task: Task) -> bool:
 
 def _load(path: Path) -> tuple[HookedSharedTransformer, Task]:
     checkpoint = load_checkpoint(path)
-    return checkpoint.net, checkpoint.task
+    return shared_transformer(checkpoint.net, place=str(path)), checkpoint.task

@@ -66,6 +66,10 @@ def gather_modular(subject: Subject[ModularTask], diagnosis: Diagnosis, *, max_p
     answers = _answer_all(net, task.pairs)
     norms = weight_norms(net)
     vocab = token_names(task)
+    in_training, asked = None, slice(None)
+    if task.certificate.is_known:
+        asked = task.pairs.in_training
+        in_training = _on_grid(task, task.pairs, asked.double(), missing=0.0)
     return ModularExhibits(
         vocab=vocab,
         position_names=shown.position_names,
@@ -82,10 +86,8 @@ def gather_modular(subject: Subject[ModularTask], diagnosis: Diagnosis, *, max_p
         logit_maps=_logit_maps(task, answers.logits, measured.decomposition),
         output=vocab[int(task.group.output_of_element[0])],
         norms=norms,
-        efficiency=efficiency_of_logits(
-            answers.logits[task.pairs.in_training], task.training.answer, weight_norm=norms.total
-        ),
-        in_training=_on_grid(task, task.pairs, task.pairs.in_training.double(), missing=0.0),
+        efficiency=efficiency_of_logits(answers.logits[asked], task.pairs.answer[asked], weight_norm=norms.total),
+        in_training=in_training,
         seed=diagnosis.seed,
     )
 

@@ -35,8 +35,8 @@ class ModularExhibits:
             "remaining part"; rows a, columns b; NaN where a pair has no result.
         output: Which output they are of (its token's name).
         norms: Norms of the weights by component.
-        efficiency: What the weights buy on the training pairs.
-        in_training: 1 where the pair is trained on, else 0; rows a, columns b.
+        efficiency: What the weights buy on the training pairs; on all pairs where nobody knows which they are.
+        in_training: 1 where the pair is trained on, else 0; rows a, columns b; None where nobody knows.
         seed: Seed of every sample.
     """
 
@@ -52,5 +52,5 @@ class ModularExhibits:
     output: str
     norms: WeightNorms
     efficiency: LogitEfficiency
-    in_training: Float[Tensor, "p p"]
+    in_training: Float[Tensor, "p p"] | None
     seed: int

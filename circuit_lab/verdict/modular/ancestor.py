@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from circuit_lab.nets import shared_transformer
 from circuit_lab.tasks import ModularTask
 from circuit_lab.training import (
     Checkpoint,
@@ -19,6 +20,7 @@ from circuit_lab.training import (
     resolve_checkpoint,
 )
 from circuit_lab.verdict.diagnosis import Diagnosis
+from circuit_lab.verdict.modular.evidence import CIRCUIT_ROW
 from circuit_lab.verdict.subject import Subject
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS
 from circuit_lab.verdict.verdicts import Verdict
@@ -74,11 +76,13 @@ def find_ancestor(checkpoint: Checkpoint | None, diagnose_subject: Callable[[Sub
 
 
 def _diagnosed(checkpoint: Checkpoint, name: str, diagnose_subject: Callable[[Subject], Diagnosis]) -> Ancestor:
-    subject = Subject(net=checkpoint.net, task=checkpoint.task, source=name, checkpoint=None)
+    net = shared_transformer(checkpoint.net, place=name)
+    subject = Subject(net=net, task=checkpoint.task, source=name, checkpoint=None)
     diagnosis = diagnose_subject(subject)
-    accuracy = next(e.value for e in diagnosis.evidence if (e.name, e.split) == ("accuracy", _HELD_OUT))
+    split = next(e.split for e in diagnosis.evidence if e.name == CIRCUIT_ROW)
+    which = "held-out accuracy" if checkpoint.task.certificate.is_known else "accuracy on all pairs"
     return Ancestor(
-        description=f"{name} ({diagnosis.verdict}, held-out accuracy {accuracy:.2f})",
+        description=f"{name} ({diagnosis.verdict}, {which} {diagnosis.number('accuracy', split).value:.2f})",
         had_grokked=diagnosis.verdict == Verdict.TRUE_CIRCUIT,
         verified=True,
     )

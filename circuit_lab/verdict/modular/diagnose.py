@@ -7,15 +7,20 @@
 3. Name each pair's outcome, and let the rules name the verdict.
 4. Resample the pairs for intervals and confidence; where a deciding interval straddles its threshold: `inconclusive`.
 5. Where the net does not generalise: had an earlier state of its weights?
+
+Where nobody knows which pairs were trained on, all pairs take the place of the held-out ones, and the rules are those
+of `unknown_split`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
 
 from circuit_lab.measures import (
+    INPUTS,
     FrequencyAblation,
     PairLogits,
     TrigDecomposition,
@@ -25,13 +30,16 @@ from circuit_lab.measures import (
     rows_of,
 )
 from circuit_lab.tasks import ModularTask
+from circuit_lab.tasks.modular import ALL_PAIRS
+from circuit_lab.tasks.stable_random import Purpose, permutation
 from circuit_lab.verdict.checks import Decision, Share, share_right
 from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes, rests_on
 from circuit_lab.verdict.modular.ancestor import Ancestor, find_ancestor
 from circuit_lab.verdict.modular.evidence import gather_evidence, row_of
-from circuit_lab.verdict.modular.explain import plain_reasons, plain_warnings
+from circuit_lab.verdict.modular.explain import plain_reasons, plain_warnings, verdict_in_a_sentence
 from circuit_lab.verdict.modular.outcomes import Outcome, outcomes_of
 from circuit_lab.verdict.modular.rules import HeldOutPairs, Readings, bootstrap, decide
+from circuit_lab.verdict.modular.unknown_split import decide_without_split
 from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.subject import Subject
 from circuit_lab.verdict.thresholds import MODULAR_THRESHOLDS
@@ -70,11 +78,11 @@ class _Measured:
         key_frequencies: Named on pairs that are in none of the splits read.
         members: Per split, which pairs belong to it.
         rows: Per split, the rows read: all of it, or a sample.
-        held_out: The split that decides.
+        held_out: The split that decides: held-out pairs, or all where nobody knows which were held out.
         decomposition: Fitted on that split.
         ablations: Per split, on the rows read.
         has_circuit: Whether held-out logits show a choice of frequencies at all.
-        training: Right answers among the training pairs.
+        training: Right answers among the training pairs; None where nobody knows which they are.
     """
 
     logits: PairLogits
@@ -85,7 +93,12 @@ class _Measured:
     decomposition: TrigDecomposition
     ablations: Mapping[str, FrequencyAblation]
     has_circuit: bool
-    training: Share
+    training: Share | None
+
+    @property
+    def tested_at_inputs(self) -> bool:
+        """Whether the key frequencies were removed at the inputs, and not at the answer alone."""
+        return INPUTS in self.ablations[self.held_out].sites
 
     @property
     def held_out_pairs(self) -> HeldOutPairs:
@@ -96,6 +109,9 @@ class _Measured:
             aligned=self.logits[self.rows[self.held_out]].aligned(),
             right=ablation.right,
             mediated=ablation.mediated & self.has_circuit,
+            alone=torch.stack([site.right_with_only for site in ablation.sites.values()]).all(0)
+            if self.training is None
+            else None,
         )
 
 
@@ -108,13 +124,16 @@ def diagnose_modular(subject: Subject[ModularTask], settings: Settings) -> Diagn
 
     measured = _measure(subject, seed, settings.max_queries_per_split)
     pairs, ancestor = measured.held_out_pairs, None
-    readings, candidates = bootstrap(pairs, measured.training, had_grokked=False, n_resamples=N_RESAMPLES, seed=seed)
+    rules = partial(decide, had_grokked=False)
+    if measured.training is None:
+        rules = partial(decide_without_split, tested_at_inputs=measured.tested_at_inputs)
+    readings, candidates = bootstrap(pairs, measured.training, rules, n_resamples=N_RESAMPLES, seed=seed)
     if candidates.keys() & {Verdict.MEMORISING, Verdict.SEMI_GROKKED}:
         ancestor = find_ancestor(subject.checkpoint, diagnose_earlier)
-    had_grokked = ancestor is not None and ancestor.had_grokked
-    if had_grokked:
-        readings, candidates = bootstrap(pairs, measured.training, had_grokked=True, n_resamples=N_RESAMPLES, seed=seed)
-    decision = decide(readings, had_grokked=had_grokked)
+    if ancestor is not None and ancestor.had_grokked:
+        rules = partial(decide, had_grokked=True)
+        readings, candidates = bootstrap(pairs, measured.training, rules, n_resamples=N_RESAMPLES, seed=seed)
+    decision = rules(readings)
     return _assemble(subject, measured, readings, decision, candidates, ancestor, settings)
 
 
@@ -124,8 +143,9 @@ def _measure(subject: Subject[ModularTask], seed: int, max_queries: int) -> _Mea
     logits = pair_logits(net, task.pairs, task.group)
     held_out = deciding_split(task)
     whole = {name: rows_of(logits, split) for name, split in task.splits.items()}
+    is_known = task.certificate.is_known
     # A quarter of all test pairs, so that what is left of them is a fair sample; of these, the pairs that decide name.
-    set_aside = _sample_quarter(whole["test"], generator)
+    set_aside = _sample_quarter(whole["test"], generator) if is_known else _draw_quarter(whole[held_out], seed)
     members = {name: of_split & ~set_aside for name, of_split in whole.items()}
     naming = set_aside & whole[held_out]
     key_frequencies = decompose(logits, {"naming": naming if naming.any() else set_aside}, fit="naming").key_frequencies
@@ -137,11 +157,16 @@ def _measure(subject: Subject[ModularTask], seed: int, max_queries: int) -> _Mea
         members=members,
         rows=rows,
         held_out=held_out,
-        decomposition=decomposition,
+        decomposition=decomposition if is_known else _beside_a_memoriser_of_everything(decomposition, logits),
         ablations=_ablate(subject, logits, rows, key_frequencies, generator),
         has_circuit=shows_circuit(decomposition, held_out),
-        training=share_right(net, task.training),
+        training=share_right(net, task.training) if is_known else None,
     )
+
+
+def _beside_a_memoriser_of_everything(decomposition: TrigDecomposition, logits: PairLogits) -> TrigDecomposition:
+    """Any pair may be a training pair, so what is fitted stands beside what a table of all pairs would reach."""
+    return replace(decomposition, memoriser_baseline=float((logits.label == logits.result).double().mean()))
 
 
 def _assemble(
@@ -155,7 +180,10 @@ def _assemble(
 ) -> Diagnosis:
     task, held_out, ablations = subject.task, measured.held_out, measured.ablations
     measurements = _measurements(subject, measured)
-    reasons = plain_reasons(decision, measured.decomposition, measured.key_frequencies, ancestor)
+    in_words = verdict_in_a_sentence(
+        decision, is_known=task.certificate.is_known, tested_at_inputs=measured.tested_at_inputs
+    )
+    reasons = plain_reasons(decision, in_words, measured.decomposition, measured.key_frequencies, ancestor)
     evidence = gather_evidence(
         subject.net,
         task,
@@ -183,7 +211,7 @@ def _assemble(
         sites=tuple(site.stage for site in ablations[held_out].sites.values()),
         certificate=Certificate.of(task.certificate),
         step=subject.step,
-        net=subject.net_in_words,
+        net=subject.net.cfg.in_words,
         seed=settings.seed,
         n_partners=settings.n_partners,
         max_queries_per_split=settings.max_queries_per_split,
@@ -194,12 +222,12 @@ def _assemble(
 
 
 def _measurements(subject: Subject[ModularTask], measured: _Measured) -> ModularMeasurements:
-    everything = dict(measured.members) | {"all": torch.ones(len(measured.logits), dtype=torch.bool)}
+    everything = dict(measured.members) | {ALL_PAIRS: torch.ones(len(measured.logits), dtype=torch.bool)}
     return ModularMeasurements(
         subject=subject,
         key_frequencies=measured.key_frequencies,
         decomposition=measured.decomposition,
-        decomposition_of_all=decompose(measured.logits, everything, fit="all"),
+        decomposition_of_all=decompose(measured.logits, everything, fit=ALL_PAIRS),
         ablations=measured.ablations,
         queries={
             name: measured.logits.queries[measured.rows[name]]
@@ -211,7 +239,9 @@ def _measurements(subject: Subject[ModularTask], measured: _Measured) -> Modular
 
 
 def deciding_split(task: ModularTask) -> str:
-    """The held-out pairs that decide: without mirrors in training, if there are any such."""
+    """The held-out pairs that decide: without mirrors in training, if there are any such; all, of an unknown split."""
+    if not task.certificate.is_known:
+        return ALL_PAIRS
     return "test_unmirrored" if len(task.splits["test_unmirrored"]) else "test"
 
 
@@ -229,6 +259,19 @@ def _sample_quarter(members: torch.Tensor, generator: torch.Generator) -> torch.
     n = max(1, len(rows) // 4)
     drawn = torch.zeros_like(members)
     drawn[rows[torch.randperm(len(rows), generator=generator)[:n]]] = True
+    return drawn
+
+
+def _draw_quarter(members: torch.Tensor, seed: int) -> torch.Tensor:
+    """The same from a stream of our own.
+
+    By its torch.randperm another code with the same seed may have drawn its training pairs, which an unknown split may
+    then be: the quarter would be training pairs alone, and what is left no fair sample.
+    """
+    rows = torch.nonzero(members).squeeze(1)
+    order = torch.from_numpy(permutation(len(rows), seed=seed, purpose=Purpose.NAMING_PAIRS))
+    drawn = torch.zeros_like(members)
+    drawn[rows[order[: max(1, len(rows) // 4)]]] = True
     return drawn
 
 
@@ -269,7 +312,7 @@ def _split_outcomes(name: str, measured: _Measured, queries: pd.DataFrame) -> Sp
         split=name,
         n=len(queries),
         n_in_split=int(measured.members[name].sum()),
-        n_in_training=int(in_training.sum()),
+        n_in_training=None if measured.training is None else int(in_training.sum()),
         accuracy=float(right.mean()),
         shares={str(outcome): float((outcomes == outcome).mean()) for outcome in Outcome},
     )

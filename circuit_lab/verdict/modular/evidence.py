@@ -17,7 +17,7 @@ from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.checks import Estimate, Share, share_right
 from circuit_lab.verdict.diagnosis import Evidence, Unit
-from circuit_lab.verdict.modular import rules
+from circuit_lab.verdict.modular import rules, unknown_split
 from circuit_lab.verdict.modular.rules import Readings
 
 _NORMAL_95 = 1.959964
@@ -25,6 +25,7 @@ EXPLAINED_ROW = "trig energy share"
 CIRCUIT_ROW = "right answers through the key frequencies"
 KEY_FREQUENCIES = "generalising part in the key frequencies"
 WITHOUT_KEY, ONLY_KEY = "right without key frequencies", "right with key frequencies only"
+ALONE_ROW = "right with nothing but the key frequencies"
 _CONCENTRATION_ROW = "frequency concentration"
 
 
@@ -49,7 +50,8 @@ def gather_evidence(
         decomposition_of_all: The same fitted on all pairs.
         ablations: The ablations per split.
         key_frequencies: Those ablated.
-        held_out: Name of the split that decides.
+        held_out: Name of the split that decides; where nobody knows which pairs were trained on, there is no row of
+            training pairs.
 
     Returns:
         Rows in reading order.
@@ -78,7 +80,17 @@ def gather_evidence(
             decides=True,
         )
     )
-    fit = "held_out" if len(task.splits["test_unmirrored"]) else "all"
+    if readings.alone is not None:
+        rows.append(
+            Evidence.of(
+                ALONE_ROW,
+                held_out,
+                readings.alone,
+                compared_with="at every site; a net that also memorises loses what it has by heart",
+                decides=True,
+            )
+        )
+    fit = "held_out" if held_out == "test_unmirrored" else "all"
     progress = progress_measures(net, task, key_frequencies=key_frequencies, fit=fit)
     rows += _progress_rows(progress, held_out)
     rows += _efficiency_rows(net, task)
@@ -99,6 +111,10 @@ def row_of(held_out: str) -> dict[str, tuple[str, str]]:
         rules.EXPLAINED: (EXPLAINED_ROW, held_out),
         rules.CONCENTRATION: (_CONCENTRATION_ROW, held_out),
         rules.CIRCUIT: (CIRCUIT_ROW, held_out),
+        unknown_split.ACCURACY: ("accuracy", held_out),
+        unknown_split.EXPLAINED: (EXPLAINED_ROW, held_out),
+        unknown_split.CIRCUIT: (CIRCUIT_ROW, held_out),
+        unknown_split.ALONE: (ALONE_ROW, held_out),
         KEY_FREQUENCIES: (KEY_FREQUENCIES, held_out),
     }
 
@@ -107,7 +123,9 @@ def _accuracy_rows(
     net: HookedSharedTransformer, task: ModularTask, readings: Readings, held_out: str
 ) -> list[Evidence]:
     """Accuracy of every split, against the best answer that ignores the question."""
-    read = {"train": readings.training, held_out: readings.held_out}
+    read = {held_out: readings.held_out}
+    if readings.training is not None:
+        read["train"] = readings.training
     return [
         Evidence.of_accuracy(
             split,
@@ -124,14 +142,14 @@ def _decomposition_rows(
     readings: Readings, decomposition: TrigDecomposition, decomposition_of_all: TrigDecomposition
 ) -> list[Evidence]:
     fitted = decomposition.fitted_on
-    of_all = decomposition_of_all.splits["all"]
+    memoriser = "a pure memoriser of the training pairs" if readings.training is not None else "a table of all pairs"
     rows = [
         Evidence.of(
             EXPLAINED_ROW,
             fitted,
             readings.explained,
             control=decomposition.memoriser_baseline,
-            compared_with="a pure memoriser of the training pairs, fitted on the same pairs",
+            compared_with=f"{memoriser}, fitted on the same pairs",
             decides=True,
         ),
         Evidence.of(
@@ -142,20 +160,20 @@ def _decomposition_rows(
             compared_with="a flat table of answers, which has every frequency",
             decides=True,
         ),
-        Evidence(
-            name=EXPLAINED_ROW,
-            split="all",
-            site="",
-            value=of_all.energy_share,
-            low=None,
-            high=None,
-            n=of_all.n,
-            unit="share",
-            control=decomposition_of_all.memoriser_baseline,
-            compared_with="a pure memoriser of the training pairs; for comparison with papers, never decides",
-            decides=False,
-        ),
     ]
+    if fitted != "all":
+        of_all = decomposition_of_all.splits["all"]
+        rows.append(
+            _shown(
+                EXPLAINED_ROW,
+                "all",
+                of_all.energy_share,
+                of_all.n,
+                "share",
+                control=decomposition_of_all.memoriser_baseline,
+                compared_with=f"{memoriser}; for comparison with papers, never decides",
+            )
+        )
     return rows + _logit_rows(decomposition)
 
 
@@ -234,14 +252,15 @@ def _progress_rows(progress: ProgressMeasures, held_out: str) -> list[Evidence]:
 
 
 def _efficiency_rows(net: HookedSharedTransformer, task: ModularTask) -> list[Evidence]:
-    """What the weights buy on the training pairs, as trained."""
-    found = logit_efficiency(net, task.training)
+    """What the weights buy on the training pairs, as trained; on all pairs where nobody knows which they are."""
+    split, queries = ("train", task.training) if task.certificate.is_known else ("all", task.pairs)
+    found = logit_efficiency(net, queries)
     return [
         Evidence.of_weight_norm(weight_norms(net)),
-        _shown("correct logit for each unit of norm", "train", found.efficiency, found.n, "logits per norm"),
+        _shown("correct logit for each unit of norm", split, found.efficiency, found.n, "logits per norm"),
         Evidence.of(
             "softmax collapse, float64",
-            "train",
+            split,
             Share(round(found.collapsed_float64 * found.n), found.n),
             control=found.collapsed_float32,
             compared_with="the same logits in float32",

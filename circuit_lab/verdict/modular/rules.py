@@ -10,6 +10,8 @@
 
 "Held-out" are pairs neither of whose orders is in training, where the task is commutative: a net whose attention treats
 a and b alike answers the others from memory.
+
+Where nobody knows which pairs were trained on, the rules are those of `unknown_split`.
 """
 
 from collections import Counter
@@ -35,19 +37,23 @@ class Readings:
     """The numbers that the rules read.
 
     Attributes:
-        training: Right answers among the training pairs.
-        held_out: Right answers among the held-out pairs.
+        training: Right answers among the training pairs; None where nobody knows which they are.
+        held_out: Right answers among the held-out pairs; among all pairs where nobody knows which were held out, and so
+            for what follows.
         explained: Share of the energy of held-out logits in the generalising part, fitted there.
         concentration: Distance of its spectrum from an answer table's.
         circuit: Of the right held-out answers, those that are lost with the key frequencies and not without random
             subspaces.
+        alone: Of all pairs, those answered right with nothing but the key frequencies, at every site; None where the
+            rules do not ask for it.
     """
 
-    training: Share
+    training: Share | None
     held_out: Share
     explained: Estimate
     concentration: Estimate
     circuit: Share
+    alone: Share | None = None
 
 
 TRAINING = "training accuracy"
@@ -56,8 +62,14 @@ EXPLAINED = "share of held-out logits explained by the generalising circuit"
 CONCENTRATION = "concentration of its frequencies (an answer table has 0)"
 CIRCUIT = "right held-out answers through the key frequencies"
 
+
+def _training(readings: Readings) -> Share:
+    assert readings.training is not None, "of an unknown split, rules that ask for training accuracy have no place"
+    return readings.training
+
+
 QUANTITIES: Mapping[str, Callable[[Readings], Share | Estimate]] = {
-    TRAINING: lambda r: r.training,
+    TRAINING: _training,
     HELD_OUT: lambda r: r.held_out,
     EXPLAINED: lambda r: r.explained,
     CONCENTRATION: lambda r: r.concentration,
@@ -107,19 +119,21 @@ def _verdict_on_solved(path: CheckedPath[Readings], at: ModularThresholds) -> Ve
 
 @dataclass(frozen=True, eq=False)
 class HeldOutPairs:
-    """What the numbers are averaged from, pair by pair.
+    """What the numbers are averaged from, pair by pair; all pairs, where nobody knows which were held out.
 
     Attributes:
         group: The group of the answers.
         aligned: Centred logits, the right output in column 0.
         right: Whether the answer is right.
         mediated: Whether it goes through the key frequencies.
+        alone: Whether it is right with nothing but the key frequencies, at every site; None where the rules do not ask.
     """
 
     group: AnswerGroup
     aligned: Float64[Tensor, "n order"]
     right: Bool[Tensor, " n"]
     mediated: Bool[Tensor, " n"]
+    alone: Bool[Tensor, " n"] | None = None
 
     def spectrum(self, weights: Float64[Tensor, "m n"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"]]:
         """Energy share and concentration of the generalising part, for each weighting of the pairs."""
@@ -132,7 +146,12 @@ class HeldOutPairs:
 
 
 def bootstrap(
-    pairs: HeldOutPairs, training: Share, *, had_grokked: bool, n_resamples: int, seed: int
+    pairs: HeldOutPairs,
+    training: Share | None,
+    rules: Callable[[Readings], Decision],
+    *,
+    n_resamples: int,
+    seed: int,
 ) -> tuple[Readings, Mapping[str, float]]:
     """The readings with their intervals, and the share of resamples of the pairs that give each verdict.
 
@@ -141,8 +160,8 @@ def bootstrap(
 
     Args:
         pairs: The held-out pairs, at least one.
-        training: Right answers among the training pairs.
-        had_grokked: Whether an earlier state of these weights had grokked.
+        training: Right answers among the training pairs; None where nobody knows which they are.
+        rules: Names the verdict of readings.
         n_resamples: Number of resamples.
         seed: Seed of the draws.
 
@@ -158,28 +177,33 @@ def bootstrap(
         explained=Estimate(explained, _percentiles([r.explained.value for r in resamples]), n),
         concentration=Estimate(spread, _reflected(spread, _percentiles([r.concentration.value for r in resamples])), n),
         circuit=Share(int(pairs.mediated.sum()), int(pairs.right.sum())),
+        alone=None if pairs.alone is None else Share(int(pairs.alone.sum()), n),
     )
-    tally = Counter(str(decide(r, had_grokked=had_grokked).verdict) for r in resamples)
+    tally = Counter(str(rules(r).verdict) for r in resamples)
     return readings, {verdict: count / n_resamples for verdict, count in tally.most_common()}
 
 
-def _resampled(pairs: HeldOutPairs, training: Share, n_resamples: int, rng: np.random.Generator) -> Iterator[Readings]:
+def _resampled(
+    pairs: HeldOutPairs, training: Share | None, n_resamples: int, rng: np.random.Generator
+) -> Iterator[Readings]:
     """The readings of each resample; their intervals are not needed and are points."""
     n = len(pairs.right)
-    trained = rng.binomial(training.n, training.n_true / max(training.n, 1), n_resamples)
+    trained = None if training is None else rng.binomial(training.n, training.value if training.n else 0.0, n_resamples)
     for start in range(0, n_resamples, _RESAMPLES_AT_ONCE):
         n_now = min(_RESAMPLES_AT_ONCE, n_resamples - start)
         drawn = rng.integers(n, size=(n_now, n))
         weights = torch.from_numpy(np.stack([np.bincount(row, minlength=n) for row in drawn])).double()
         explained, spread = pairs.spectrum(weights)
         right, mediated = weights @ pairs.right.double(), weights @ pairs.mediated.double()
+        alone = None if pairs.alone is None else weights @ pairs.alone.double()
         for i in range(n_now):
             yield Readings(
-                training=Share(int(trained[start + i]), training.n),
+                training=None if training is None or trained is None else Share(int(trained[start + i]), training.n),
                 held_out=Share(int(right[i]), n),
                 explained=_point(float(explained[i]), n),
                 concentration=_point(float(spread[i]), n),
                 circuit=Share(int(mediated[i]), int(right[i])),
+                alone=None if alone is None else Share(int(alone[i]), n),
             )
 
 

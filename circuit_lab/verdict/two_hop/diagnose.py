@@ -159,7 +159,7 @@ def _assemble(
         sites=tuple(site.label(located.position_names) for site in located.sites) if located.found else (),
         certificate=Certificate.of(certificate),
         step=subject.step,
-        net=subject.net_in_words,
+        net=subject.net.cfg.in_words,
         seed=settings.seed,
         n_partners=settings.n_partners,
         max_queries_per_split=settings.max_queries_per_split,

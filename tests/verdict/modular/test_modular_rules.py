@@ -1,6 +1,7 @@
 """The rules for modular arithmetic: each verdict from numbers written out, and the bootstrap behind the intervals."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from circuit_lab.measures import Interval
 from circuit_lab.tasks import ModularConfig, build_task
 from circuit_lab.verdict import MODULAR_THRESHOLDS, Check, Estimate, Share, Verdict
 from circuit_lab.verdict.modular.rules import CIRCUIT, EXPLAINED, HELD_OUT, HeldOutPairs, Readings, bootstrap, decide
+
+KNOWN = partial(decide, had_grokked=False)
 
 
 def readings(*, training=1.0, held_out=1.0, explained=0.9, concentration=0.9, circuit=0.95, n=1000):
@@ -106,7 +109,7 @@ def pairs():
 
 def test_the_bootstrap_reads_every_number_again_by_an_independent_route(pairs):
     """Explained share by least squares on the stacked rows, and its interval from resampling rows one by one."""
-    found, candidates = bootstrap(pairs, Share(50, 50), had_grokked=False, n_resamples=400, seed=1)
+    found, candidates = bootstrap(pairs, Share(50, 50), KNOWN, n_resamples=400, seed=1)
     assert (found.held_out, found.circuit) == (Share(30, 40), Share(20, 30))
 
     def explained(rows):
@@ -129,8 +132,8 @@ def test_the_seed_fixes_the_bootstrap_and_the_global_random_state_stays(pairs):
     import numpy as np
 
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-    first = bootstrap(pairs, Share(50, 50), had_grokked=False, n_resamples=60, seed=3)
-    assert first == bootstrap(pairs, Share(50, 50), had_grokked=False, n_resamples=60, seed=3)
-    assert first != bootstrap(pairs, Share(50, 50), had_grokked=False, n_resamples=60, seed=4)
+    first = bootstrap(pairs, Share(50, 50), KNOWN, n_resamples=60, seed=3)
+    assert first == bootstrap(pairs, Share(50, 50), KNOWN, n_resamples=60, seed=3)
+    assert first != bootstrap(pairs, Share(50, 50), KNOWN, n_resamples=60, seed=4)
     assert np.random.get_state()[1].tolist() == before[0]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])

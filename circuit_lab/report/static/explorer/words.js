@@ -25,10 +25,15 @@
       element(
         "p",
         { class: "explorer-note" },
-        data.in_training[query] ? "The query itself is trained on. " : "The query itself is not in training. ",
+        inTraining(data, query),
         element("a", { href: `#${section.id}-query-${query}` }, "Link to this query")
       )
     );
+  }
+
+  function inTraining(data, query) {
+    if (!data.in_training) return "Whether the query itself is trained on is not known. ";
+    return data.in_training[query] ? "The query itself is trained on. " : "The query itself is not in training. ";
   }
 
   function inWords(queries, query) {
