@@ -16,8 +16,6 @@ from circuit_lab.training.checkpoint import check_finite
 Axes = tuple[tuple[str, int], ...]
 ATTN_BIASES = ("b_Q", "b_K", "b_V", "b_O")
 MLP_BIASES = ("b_in", "b_out")
-MAX_MASK_ENTRIES = 1 << 31
-"""The layers' attention masks, n_ctx * n_ctx each, are built from a number: a small file must not ask for terabytes."""
 _MAX_DIGITS = 4
 
 
@@ -195,7 +193,6 @@ def make_net(ledger: Ledger, weights: Mapping[str, Tensor], settings: Mapping[st
     """
     weights = ledger.in_one_dtype(weights)
     n_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-    _check_room(ledger, n_layers, settings["n_ctx"])
     biases = {
         "attn_bias": _complete(ledger, weights, _per_layer(n_layers, "attn", ATTN_BIASES), settings),
         "mlp_bias": _complete(ledger, weights, _per_layer(n_layers, "mlp", MLP_BIASES), settings),
@@ -240,14 +237,6 @@ def unit_norms(weights: Mapping[str, Tensor], n_layers: int, parts: Iterable[str
     values = {"w": torch.ones_like(like), "b": torch.zeros_like(like)}
     norms = [*(f"blocks.{layer}.{norm}" for layer in range(n_layers) for norm in ("ln1", "ln2")), "ln_final"]
     return {f"{norm}.{part}": values[part] for norm in norms for part in parts}
-
-
-def _check_room(ledger: Ledger, n_layers: int, n_ctx: int) -> None:
-    if n_layers * n_ctx**2 > MAX_MASK_ENTRIES:
-        raise InputError(
-            f"{ledger.place}: n_ctx = {n_ctx} positions in {n_layers} layer(s) need attention masks of "
-            f"{n_layers * n_ctx**2} entries; at most {MAX_MASK_ENTRIES} are allowed"
-        )
 
 
 def _per_layer(n_layers: int, part: str, names: Iterable[str]) -> Iterator[str]:

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+MAX_MASK_ENTRIES = 2**31
+"""Every layer holds a mask of n_ctx x n_ctx positions: with more entries than this in all, a net would take gigabytes
+before it has a weight."""
 _DERIVED: Any = None
 """Default of the fields that `_fill_derived_defaults` fills before any field is checked."""
 
@@ -120,6 +123,17 @@ class SharedTransformerConfig(BaseModel):
             raise ValueError(
                 'norm_position = "post" needs a norm, but normalization_type is none; '
                 'set norm_position = "pre", or normalization_type = "LN" or "RMS"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_masks(self) -> "SharedTransformerConfig":
+        """A config of a few bytes must not ask for more memory than there is."""
+        n_entries = self.n_layers * self.n_ctx**2
+        if n_entries > MAX_MASK_ENTRIES:
+            raise ValueError(
+                f"n_ctx = {self.n_ctx} positions in {self.n_layers} layer(s) need attention masks of {n_entries:,} "
+                f"entries; at most {MAX_MASK_ENTRIES:,} are allowed"
             )
         return self
 

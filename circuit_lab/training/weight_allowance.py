@@ -19,9 +19,10 @@ class WeightAllowance(TorchFunctionMode):
         self.n, self.left = n, n
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count what `torch.zeros(shape)` makes: with it nets make their weights."""
+        """Count what `torch.zeros` makes: with it nets make their weights."""
         if func is torch.zeros:
-            self.left -= math.prod(args[0])
+            shape = args if isinstance(args[0], int) else args[0]
+            self.left -= math.prod(shape)
             if self.left < 0:
                 raise ValueError(f"its net config asks for more than {self.n:,} weights, far more than the file holds")
         return func(*args, **(kwargs or {}))

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from pydantic import ValidationError
+from small_nets import make_config
 
 from circuit_lab.nets import NETS, HookedSharedTransformer, SharedTransformerConfig, build_net
 
@@ -157,3 +158,13 @@ def test_accelerator_gives_the_same_weights_and_logits(make_net, tokens):
     torch.testing.assert_close(on_gpu(tokens).cpu(), expected, rtol=0, atol=1e-10)
     answer = on_gpu(tokens, answer_only=True, answer_position=torch.tensor([0, 1, 2, 3, 1, 2]))
     torch.testing.assert_close(answer.cpu(), expected[torch.arange(6), [0, 1, 2, 3, 1, 2]], rtol=0, atol=1e-10)
+
+
+def test_masks_that_would_take_gigabytes_are_refused():
+    make_config(layer_map=(0,), n_ctx=46_340)  # its square is just below 2^31
+    with pytest.raises(
+        ValidationError, match=r"n_ctx = 46341 positions in 1 layer\(s\) need attention masks of 2,147,4"
+    ):
+        make_config(layer_map=(0,), n_ctx=46_341)
+    with pytest.raises(ValidationError, match=r"in 4096 layer\(s\)"):
+        make_config(layer_map=(0,) * 4096, n_ctx=1000)
