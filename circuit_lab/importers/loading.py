@@ -19,8 +19,9 @@ from circuit_lab.measures.intervals import proportion_interval
 from circuit_lab.tasks import Task
 from circuit_lab.tasks.task_spec import task_from_words
 from circuit_lab.training import Checkpoint, Origin, load_checkpoint, resolve_checkpoint, resolve_device
-from circuit_lab.training.checkpoint import METADATA_KEY, check_task_fits, weights_hash
+from circuit_lab.training.checkpoint import METADATA_KEY, weights_hash
 from circuit_lab.training.evaluation import SplitScore, split_scores
+from circuit_lab.training.recorded_task import check_task_fits
 from circuit_lab.training.run_folder import CHECKPOINTS
 
 CLEARLY_ABOVE_CHANCE = 2.0
@@ -60,8 +61,7 @@ def load(
         The checkpoint. `origin` says what was inferred and what was ignored; `metrics` has the accuracy on every split
         of the task.
 
-    Raises:
-        InputError: If the checkpoint, or an argument, is not understood; says what, where, and the fix.
+    A checkpoint or an argument that is not understood is an InputError that says what, where, and the fix.
     """
     given = task_from_words(str(task)) if isinstance(task, str | Path) else task
     options = Options(

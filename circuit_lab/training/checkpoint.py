@@ -15,13 +15,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet, build_net, net_config
-from circuit_lab.tasks import AnswerSlots, Task, TaskConfig, TwoHopTask, build_task, in_answer_slots
-from circuit_lab.tasks.safe_files import climbs, file_kind
+from circuit_lab.tasks import Task
+from circuit_lab.tasks.safe_files import file_kind
 from circuit_lab.training.checkpoint_format import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -37,6 +37,7 @@ from circuit_lab.training.checkpoint_format import (
 )
 from circuit_lab.training.device import check_dtype, resolve_device
 from circuit_lab.training.fingerprint import FINGERPRINT, fingerprint_logits, fingerprint_tokens, read_fingerprint
+from circuit_lab.training.recorded_task import check_task_fits, rebuild_task
 from circuit_lab.training.run_folder import write_atomically
 from circuit_lab.training.tensor_files import read_tensors
 from circuit_lab.training.weight_allowance import WeightAllowance
@@ -44,7 +45,6 @@ from circuit_lab.training.weight_allowance import WeightAllowance
 FINGERPRINT_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit: other machines add float32 numbers in another order,
 which changes the seventh digit; another function changes the first."""
-_TASK = TypeAdapter(TaskConfig)
 _LARGEST_STEP = 2**53
 _ALWAYS_ALLOWED_WEIGHTS = 1_000_000
 _MAX_LAYERS = 4096
@@ -220,7 +220,7 @@ def load_checkpoint(path: str | Path, *, device: str = "cpu", task: Task | None 
     net = empty_net(path, record, tensors)
     fill_net(net, path, record, tensors)
     check_dtype(next(net.parameters()).dtype, where, place=f"checkpoint {path}")
-    known = rebuild_task(path, record, given=task)
+    known = rebuild_task(path, record.task, record.task_hash, given=task)
     if known is not None:
         check_task_fits(path, net, known)
     return record.checkpoint(path, net=net.to(where), task=known)
@@ -282,91 +282,6 @@ def read_parts(path: Path) -> tuple[Record, dict[str, Tensor]]:
         raise InputError(f"checkpoint {path}: metadata {first_problem(error)}") from error
     refuse_climbing_parent(path, valid.recipe)
     return valid, tensors
-
-
-def rebuild_task(path: Path, record: Record, *, given: Task | None = None) -> Task | None:
-    """The task of a checkpoint, which must be the one it was trained on.
-
-    Args:
-        path: The checkpoint file, named in errors.
-        record: Its record.
-        given: Taken in place of a missing one, or of the recorded one if it is the same.
-
-    Returns:
-        The task; None if there is none.
-
-    Raises:
-        InputError: If the config is not valid, or the task it builds, or the one given, is another one.
-    """
-    if record.task is None:
-        return given
-    if given is not None:
-        if given.certificate.task_hash != record.task_hash:
-            raise InputError(
-                f"checkpoint {path} belongs to another task: it was trained on {short(record.task)} with the hash "
-                f"{record.task_hash}, the task given has {given.certificate.task_hash}; give that one, or none"
-            )
-        return _laid_out(path, record.task, given)
-    return _rebuilt_task(path, record)
-
-
-def _laid_out(path: Path, recorded: Mapping[str, Any], given: Task) -> Task:
-    """The task given, its queries laid out as those of the recorded one."""
-    if recorded.get("answer_slots") is None or not isinstance(given, TwoHopTask):
-        return given
-    try:
-        slots = AnswerSlots.model_validate(recorded["answer_slots"])
-    except ValidationError as error:
-        raise InputError(f"checkpoint {path}: its task is not valid: {first_problem(error)}") from error
-    return in_answer_slots(given, d_vocab=slots.d_vocab, n_ctx=slots.n_ctx)
-
-
-def check_task_fits(path: Path, net: HookedNet, task: Task) -> None:
-    """Refuse a task whose tokens or positions a net does not have.
-
-    Args:
-        path: The checkpoint, named in errors.
-        net: Its net.
-        task: The task.
-
-    Raises:
-        InputError: Names the size that differs.
-    """
-    for name in ("d_vocab", "d_vocab_out"):
-        ours, theirs = getattr(net.cfg, name), getattr(task, name)
-        if ours != theirs:
-            raise InputError(
-                f"{path} is a net with {name} = {ours}, but {task} has {name} = {theirs}; "
-                "give the task it was trained on"
-            )
-    if net.cfg.n_ctx < task.n_ctx:
-        raise InputError(
-            f"{path} reads at most {net.cfg.n_ctx} positions, but {task} has {task.n_ctx}; "
-            "give the task it was trained on"
-        )
-
-
-def _rebuilt_task(path: Path, record: Record) -> Task:
-    """The task that a record describes, whose hash must be the recorded one."""
-    assert record.task is not None
-    try:
-        config = _TASK.validate_python(record.task)
-        if climbs(getattr(config, "path", "")):
-            raise InputError(
-                f"checkpoint {path}: the path of its dataset, {record.task['path']!r}, climbs with '..'; give the "
-                "dataset itself: load_checkpoint(path, task=read_dataset_folder(folder))"
-            )
-        task = build_task(config)
-    except ValidationError as error:
-        raise InputError(f"checkpoint {path}: its task is not valid: {first_problem(error)}") from error
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"checkpoint {path}: its task cannot be rebuilt: {error}") from error
-    if task.certificate.task_hash != record.task_hash:
-        raise InputError(
-            f"checkpoint {path}: its task rebuilds to hash {task.certificate.task_hash}, but it was trained on "
-            f"{short(record.task_hash)}; the file is damaged or from an incompatible version of circuit_lab"
-        )
-    return task
 
 
 def empty_net(path: Path, record: Record, tensors: Mapping[str, Tensor]) -> HookedNet:

@@ -4,15 +4,15 @@ Every check of `load_checkpoint` is made on every file. What a run shares, the c
 from its first checkpoint, and must be the same in all others.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from circuit_lab.errors import InputError
-from circuit_lab.training.checkpoint import Checkpoint, Record, empty_net, fill_net, read_parts, rebuild_task
+from circuit_lab.training.checkpoint import Checkpoint, Record, empty_net, fill_net, read_parts
 from circuit_lab.training.device import resolve_device
+from circuit_lab.training.recorded_task import rebuild_task
 from circuit_lab.training.run_folder import CHECKPOINTS, checkpoint_files, checkpoint_path, latest_checkpoint
-
-_SHARED = ("net", "task", "task_hash")
 
 
 def run_checkpoints(run: str | Path) -> list[Path]:
@@ -52,7 +52,7 @@ def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Chec
     """
     paths, where = run_checkpoints(run), resolve_device(device)
     first, tensors = read_parts(paths[0])
-    task, net = rebuild_task(paths[0], first), empty_net(paths[0], first, tensors)
+    task, net = rebuild_task(paths[0], first.task, first.task_hash), empty_net(paths[0], first, tensors)
     for path in paths:
         record, tensors = read_parts(path)
         _check_belongs(path, record, first, paths[0])
@@ -65,16 +65,24 @@ def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Chec
 
 def _check_belongs(path: Path, record: Record, first: Record, first_path: Path) -> None:
     """A file of another run, or under another step's name, would be read as this run's past or future."""
-    for name in _SHARED:
-        mine, its = getattr(first, name), getattr(record, name)
-        if mine != its:
-            keys = [key for key in mine if mine[key] != its.get(key)] if isinstance(mine, dict) else []
-            where = f" ({', '.join(keys)})" if keys else ""
-            raise InputError(
-                f"checkpoint {path} is not of the same run as {first_path}: its {name} is another{where}; move it away"
-            )
+    if record.net != first.net:
+        _refuse_stranger(path, first_path, "net", first.net, record.net)
+    # Not the task's config: an older circuit_lab wrote fewer of its settings for the same task, which the hash tells.
+    if record.task_hash != first.task_hash:
+        _refuse_stranger(path, first_path, "task", first.task, record.task)
     if path.name != checkpoint_path(path.parent.parent, record.step).name:
         raise InputError(
             f"checkpoint {path} is of step {record.step}: its name is another step's; rename it to "
             f"{checkpoint_path(path.parent.parent, record.step).name}"
         )
+
+
+def _refuse_stranger(
+    path: Path, first_path: Path, what: str, mine: Mapping[str, Any] | None, its: Mapping[str, Any] | None
+) -> NoReturn:
+    mine, its = mine or {}, its or {}
+    keys = [key for key in {**mine, **its} if mine.get(key) != its.get(key)]
+    where = f" ({', '.join(keys)})" if keys else ""
+    raise InputError(
+        f"checkpoint {path} is not of the same run as {first_path}: its {what} is another{where}; move it away"
+    )
