@@ -267,12 +267,11 @@ def _build(settings: GPT2Settings, weights: Mapping[str, Tensor], *, n_passes: i
 
 
 def _note_rows(ledger: Ledger, rows: TaskRows, settings: GPT2Settings) -> None:
-    n_kept = len({row for row in rows.rows if row is not None})
+    n_left_out = settings.vocab_size - len({row for row in rows.rows if row is not None})
+    ledger.infer("rows of embedding and unembedding in the task's order", "its token ids are the dataset's")
     ledger.inferred.extend(rows.inferred)
-    ledger.ignored.append(
-        f"{settings.vocab_size - n_kept} of {settings.vocab_size} rows of embedding and unembedding: their tokens are "
-        f"not the task's; the other {n_kept} are in the task's order"
-    )
+    if n_left_out:
+        ledger.ignored.append(f"{n_left_out} of {settings.vocab_size} rows of both: their tokens are not the task's")
 
 
 def _note_answers_outside(

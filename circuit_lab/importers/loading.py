@@ -18,8 +18,9 @@ from circuit_lab.importers.source import read_source
 from circuit_lab.measures.intervals import proportion_interval
 from circuit_lab.tasks import Task
 from circuit_lab.tasks.task_spec import task_from_words
-from circuit_lab.training import Checkpoint, Origin, load_checkpoint, resolve_checkpoint, resolve_device
+from circuit_lab.training import Checkpoint, Origin, load_checkpoint, resolve_checkpoint
 from circuit_lab.training.checkpoint import METADATA_KEY, weights_hash
+from circuit_lab.training.device import check_dtype, resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
 from circuit_lab.training.recorded_task import check_task_fits
 from circuit_lab.training.run_folder import CHECKPOINTS
@@ -68,11 +69,13 @@ def load(
         config=None if config is None else Path(config), n_passes=n_passes, weights=weights, step=step, task=given
     )
     _check_options(format, options)
-    own = _own_checkpoint(path, format)
-    if own is not None:
-        _refuse_foreign_options(path, options)
-        return load_checkpoint(own, device=device, task=given)
-    return _load_foreign(read_source(Path(path)), format, options, device)
+    place = _place(path, format)
+    if format == OWN_FORMAT:
+        return _load_own(place, options, device)
+    source = read_source(place)
+    if format is None and METADATA_KEY in source.metadata:
+        return _load_own(place, options, device)
+    return _load_foreign(source, format, options, device)
 
 
 def _check_options(format: str | None, options: Options) -> None:
@@ -86,22 +89,20 @@ def _check_options(format: str | None, options: Options) -> None:
         raise InputError(f"no config at {options.config}: there is no such file; give a JSON file")
 
 
-def _own_checkpoint(path: str | Path, format: str | None) -> Path | None:
-    """The file, if the path means a checkpoint of ours; None if another code must have written it."""
+def _place(path: str | Path, format: str | None) -> Path:
+    """The file or folder that is meant: of ours also by a run folder, or a reference model's folder or name."""
     if format not in (None, OWN_FORMAT):
-        return None
+        return Path(path)
     try:
-        found = resolve_checkpoint(path)
+        return resolve_checkpoint(path)
     except InputError:
         if format is None and Path(path).is_dir() and not (Path(path) / CHECKPOINTS).exists():
-            return None  # no run of ours: another code's folder, perhaps
+            return Path(path)  # no run of ours: another code's folder, perhaps
         raise
-    if format == OWN_FORMAT or METADATA_KEY in read_source(found).metadata:
-        return found
-    return None
 
 
-def _refuse_foreign_options(path: str | Path, options: Options) -> None:
+def _load_own(path: Path, options: Options, device: str) -> Checkpoint:
+    """A checkpoint of ours, which needs no word about itself."""
     given = {
         "config": options.config is not None,
         "n_passes": options.n_passes != 1,
@@ -110,6 +111,7 @@ def _refuse_foreign_options(path: str | Path, options: Options) -> None:
     }
     for name in (name for name, is_given in given.items() if is_given):
         raise InputError(f"{path} is a checkpoint of circuit_lab, which says its own {name}; leave {name} out")
+    return load_checkpoint(path, device=device, task=options.task)
 
 
 def recognise(source: Source) -> Importer:
@@ -137,7 +139,9 @@ def recognise(source: Source) -> Importer:
 def _load_foreign(source: Source, format: str | None, options: Options, device: str) -> Checkpoint:
     importer = recognise(source) if format is None else IMPORTERS[format]
     imported = importer.read(source, options)
-    net = imported.net.to(resolve_device(device)).eval()
+    where = resolve_device(device)
+    check_dtype(imported.net.dtype, where, place=str(source.path))
+    net = imported.net.to(where).eval()
     task = options.task if imported.task is None else imported.task
     scores: dict[str, SplitScore] = {}
     if task is not None:
