@@ -1,6 +1,6 @@
 """The table of nets, and how a config becomes one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, overload
 
@@ -18,7 +18,7 @@ NetConfig = SharedTransformerConfig | RecursiveTransformerConfig
 HookedNet = HookedSharedTransformer | HookedRecursiveTransformer
 """Any net."""
 
-NETS: Mapping[str, type[HookedNet]] = MappingProxyType(
+NETS: Mapping[str, Callable[[Any], HookedNet]] = MappingProxyType(
     {"shared_transformer": HookedSharedTransformer, "recursive_transformer": HookedRecursiveTransformer}
 )
 """The class of each `kind` of config."""
@@ -60,9 +60,7 @@ def build_net(config: NetConfig) -> HookedNet:
     >>> tuple(cache["resid_post", 2].shape)
     (1, 3, 8)
     """
-    if isinstance(config, RecursiveTransformerConfig):
-        return HookedRecursiveTransformer(config)
-    return HookedSharedTransformer(config)
+    return NETS[config.kind](config)
 
 
 def shared_transformer(net: HookedNet, *, place: str) -> HookedSharedTransformer:

@@ -19,7 +19,7 @@ from circuit_lab.nets.controls.two_hop import fact_table_read_twice
 from circuit_lab.report import display, figures
 from circuit_lab.report.display import FIGURES, N_ROWS
 from circuit_lab.tasks import ModularConfig, build_task, queries_from_tokens
-from circuit_lab.training import load_checkpoint, reference_model, save_checkpoint
+from circuit_lab.training import Origin, load_checkpoint, reference_model, save_checkpoint
 from circuit_lab.verdict.comparison.compare import compare
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -179,6 +179,20 @@ def test_a_checkpoint_names_its_leaks_and_its_parent(small_task, tmp_path):
     leaked = Page(replace(checkpoint, given_task=replace(small_task, certificate=certificate))._repr_html_())
     assert "Split certificate: leaks." in leaked.text and "half of test_ood is in training" in leaked.text
     assert "clean" not in leaked.text
+
+
+def test_an_imported_checkpoint_says_what_was_understood_of_it():
+    origin = Origin(format="gpt2-folder", file=HOSTILE, inferred=(f"n_heads = {HOSTILE}",), ignored=("the mask",))
+    page = Page(replace(reference_model("modular-grokked"), origin=origin)._repr_html_())
+    assert "img" not in page.tags
+    assert f"Imported from {HOSTILE} (gpt2-folder)" in page.text
+    assert f"inferred: n_heads = {HOSTILE}" in page.text and "ignored: the mask" in page.text
+
+
+def test_a_checkpoint_of_an_unknown_split_says_so():
+    task = build_task(ModularConfig(p=59, split="unknown"))
+    page = Page(replace(reference_model("modular-grokked"), given_task=task)._repr_html_())
+    assert "Split unknown:" in page.text and "clean" not in page.text
 
 
 def test_a_run_shows_its_answers_crossings_and_verdicts():
