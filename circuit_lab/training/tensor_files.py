@@ -71,7 +71,8 @@ def _parse_header(path: Path, content: bytes) -> dict[str, Any]:
         dtype = entry.get("dtype") if name != "__metadata__" and isinstance(entry, Mapping) else _DTYPES[0]
         if dtype not in _DTYPES:
             raise InputError(
-                f"{path}: tensor {name!r} is of type {dtype!r}, which is not supported; convert it to float32"
+                f"{path}: tensor {name[:200]!r} is of type {str(dtype)[:80]!r}, which is not supported; "
+                "convert it to float32"
             )
     return header
 

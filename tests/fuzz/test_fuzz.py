@@ -18,7 +18,7 @@ from targets import TARGETS, seeds
 from circuit_lab.importers import IMPORTERS, load
 
 FAST = dict.fromkeys(TARGETS, 30) | {"recipe": 150, "setting": 100, "metrics": 100, "dataset_folder": 60}
-N_SLOW = 4000
+N_SLOW = 2000
 ATHERIS_SECONDS = 20
 DATA = st.binary(min_size=40, max_size=40)
 

@@ -44,6 +44,8 @@ class Counts:
             data: Its input.
         """
         self.tried += 1
+        if signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0:
+            signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)  # each input has its own time
         try:
             target(data)
         except InputError as error:
@@ -64,7 +66,7 @@ class Counts:
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Allow the process so many bytes more than it has, and so many seconds of computing."""
+    """Allow the process so many bytes more than it has, and each input so many seconds of computing."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with Path("/proc/self/statm").open() as statm:
         size = int(statm.read().split()[0]) * resource.getpagesize()

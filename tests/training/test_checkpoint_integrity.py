@@ -161,8 +161,8 @@ def test_a_flipped_bit_is_noticed(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_every_flipped_bit_is_noticed(tiny, tmp_path):
-    _, n_loaded, _ = check_flips(tiny, tmp_path, lambda _: range(8))
-    assert n_loaded == 0
+    _, n_loaded, n_bytes = check_flips(tiny, tmp_path, lambda _: range(8))
+    assert n_loaded <= 1 < n_bytes, "1E-05 instead of 1e-05 is the same number; nothing else is the same"
 
 
 def test_a_file_cut_short_anywhere_is_refused(tiny, tmp_path):
@@ -511,3 +511,12 @@ def test_a_record_is_one_json_object_with_sorted_keys(file):
     with safetensors.safe_open(file, framework="pt") as opened:
         (text,) = opened.metadata().values()
     assert json.dumps(json.loads(text), sort_keys=True) == text
+
+
+def test_a_type_that_is_no_name_is_quoted_shortly(tmp_path):
+    header = json.dumps({"w": {"dtype": {"x" * 9000: 1}, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    with pytest.raises(InputError, match="tensor 'w' is of type .*not supported") as refused:
+        load_checkpoint(path)
+    assert len(str(refused.value)) < 500
