@@ -41,8 +41,8 @@ class RecursiveTransformerConfig(BaseModel):
         expansion: Width of a SwiGLU, `swiglu_width` of what it reads.
         d_vocab: Number of input tokens.
         d_vocab_out: Number of output tokens; d_vocab unless given.
-        n_ctx: Largest number of token positions; with "position_mlp" the only one.
-        n_prefix: Learned positions before the tokens, 0 at initialisation.
+        n_ctx: Largest number of token positions, at most 65,536; with "position_mlp" the only one.
+        n_prefix: Learned positions before the tokens, at most 4,096; 0 at initialisation.
         positions: "rotary" (halves rotated, with attention only), "learned" (added to the embedding, whose sum is then
             divided by sqrt(2)), or "none".
         rotary_base: Base of the rotary wavelengths, in positions.
@@ -64,8 +64,8 @@ class RecursiveTransformerConfig(BaseModel):
     expansion: float = Field(default=4.0, gt=0, le=1024, allow_inf_nan=False)
     d_vocab: int = Field(ge=1)
     d_vocab_out: int = Field(default=_DERIVED, ge=1)
-    n_ctx: int = Field(ge=1)
-    n_prefix: int = Field(default=0, ge=0)
+    n_ctx: int = Field(ge=1, le=65_536)
+    n_prefix: int = Field(default=0, ge=0, le=4096)
     positions: Literal["rotary", "learned", "none"] = "none"
     rotary_base: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
     eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)

@@ -192,9 +192,11 @@ def _dicts(value: Any) -> list[dict[str, Any]]:
 
 
 def _other_tensor(tensor: torch.Tensor, choices: Choices) -> torch.Tensor:
+    if tensor.layout != torch.strided:
+        return tensor  # few of the functions below take a sparse one
     kinds = {
         "transposed": lambda: tensor.mT.contiguous() if tensor.ndim > 1 else tensor[None],
-        "empty": lambda: tensor[:0],
+        "empty": lambda: tensor.reshape(-1)[:0],
         "scalar": lambda: torch.tensor(1.0),
         "flat": lambda: tensor.reshape(-1),
         "nan": lambda: tensor * torch.nan,

@@ -101,3 +101,10 @@ def test_a_recursive_net_is_not_diagnosed_yet(saved):
 
     with pytest.raises(InputError, match="recursive"):
         circuit_lab.diagnose(saved)
+
+
+def test_a_config_that_asks_for_a_huge_prefix_is_refused(foreign, tmp_path):
+    settings = json.loads(foreign.with_name("config.json").read_text()) | {"puzzle_emb_len": 2**70}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="n_prefix: Input should be less than or equal to 4096"):
+        load(foreign, config=tmp_path / "config.json")
