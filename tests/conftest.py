@@ -29,6 +29,16 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(line)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fewer_resamples(pytestconfig):
+    """The fast suite resamples 200 times, for shapes are checked in each; the slow one and single tests as users do."""
+    with pytest.MonkeyPatch.context() as patched:
+        if pytestconfig.option.markexpr.startswith("not slow"):
+            patched.setattr("circuit_lab.verdict.modular.diagnose.N_RESAMPLES", 200)
+            patched.setattr("circuit_lab.verdict.two_hop.diagnose.N_RESAMPLES", 200)
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_task():
     """Twenty entities, eight relations, a third of the facts OOD: 154 `test_ood` queries, built in milliseconds."""

@@ -118,6 +118,7 @@ def test_json_is_json_alone(checkpoints):
     assert [d["verdict"] for d in json.loads(two.stdout)] == ["true_circuit", "memorising"]
 
 
+@pytest.mark.slow
 def test_report_is_written(checkpoints, tmp_path):
     result = call("diagnose", checkpoints["circuit"], "--report", tmp_path / "out" / "r.html")
     assert result.exit_code == 0 and "true circuit" in (tmp_path / "out" / "r.html").read_text()

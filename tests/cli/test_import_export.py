@@ -104,7 +104,9 @@ def test_an_old_checkpoint_is_written_anew(tmp_path):
     assert (old.step, old.metrics, old.recipe) == (new.step, new.metrics, new.recipe)
 
 
-@pytest.mark.parametrize("layout", EXPORT_FORMATS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=pytest.mark.slow if name == "onnx" else ()) for name in EXPORT_FORMATS]
+)
 def test_every_layout_is_written_or_refused_with_a_reason(own, layout, tmp_path):
     result = call("export", own, "--to", layout, "--out", tmp_path / "out")
     assert result.exit_code in (0, 2), result.output

@@ -144,6 +144,7 @@ def test_stored_two_hop_readings_carry_the_verdict(tiny_task, share):
     assert_same_decision(readings_of(diagnosis).decide(), diagnosis)
 
 
+@pytest.mark.slow
 def test_stored_modular_readings_carry_the_verdict(modular_task):
     training = modular_task.training
     circuit = cosine_network(23, frequencies=[1, 4, 6, 9])

@@ -80,6 +80,7 @@ def test_a_timeline_is_that_of_each_checkpoint_diagnosed_alone(run):
     assert found.frame()["threshold"].notna().groupby(found.frame()["quantity"]).all()["held-out"]
 
 
+@pytest.mark.slow
 def test_a_second_call_reads_back_the_same_and_a_new_checkpoint_costs_one(run, counted):
     first = diagnose_run(run, progress=False)
     assert counted == [10, 20, 30, 40] and len(kept_files(run)) == 4
