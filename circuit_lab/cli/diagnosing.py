@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from circuit_lab.cli.errors import user_warnings
 from circuit_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def _checked(path: Path, task: str | None, device: str) -> "Path | Checkpoint":
     if task is not None:
         from circuit_lab.importers.loading import load
 
-        return load(path, task=task, device=device)
+        with user_warnings():
+            return load(path, task=task, device=device)
     from circuit_lab.training.checkpoint import read_parts
     from circuit_lab.training.reference import resolve_checkpoint
 

@@ -1,5 +1,6 @@
-"""A user's mistake is one line on the error stream and exit code 2, never a traceback."""
+"""A user's mistake is one line on the error stream and exit code 2, never a traceback; a warning is one line there."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,3 +15,14 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.echo(f"circuit-lab: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def user_warnings() -> Iterator[None]:
+    """Show our own warnings without the line of code that raised them; those of other libraries are for programmers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        if warning.category.__module__.startswith("circuit_lab"):
+            typer.echo(f"! {' '.join(str(warning.message).split())}", err=True)

@@ -1,13 +1,12 @@
 """`circuit-lab import`: another code's checkpoint, what was understood of it, and a checkpoint of ours."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from circuit_lab.cli.errors import user_errors
+from circuit_lab.cli.errors import user_errors, user_warnings
 from circuit_lab.cli.tables import Titled, empty_table
 from circuit_lab.importers.formats import FORMATS, OWN_FORMAT
 
@@ -61,8 +60,7 @@ def import_command(
         from circuit_lab.importers.loading import load
         from circuit_lab.training import save_checkpoint
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
+        with user_warnings():
             checkpoint = load(
                 path,
                 format=format,
@@ -84,9 +82,6 @@ def import_command(
                 origin=checkpoint.origin,
             )
         print_checkpoint(checkpoint)
-        for warning in caught:
-            if issubclass(warning.category, UserWarning):
-                typer.echo(f"! {warning.message}", err=True)
         _say_what_next(checkpoint, out)
 
 

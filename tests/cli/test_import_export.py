@@ -88,6 +88,13 @@ def test_another_code_s_file_goes_straight_to_the_verdict(legacy):
     assert json.loads(result.stdout)["verdict"] == "true_circuit"
 
 
+def test_a_net_at_chance_is_diagnosed_with_the_same_warning(legacy):
+    result = call("diagnose", legacy, "--task", "modular:p=23,operation=a-b,train_share=0.4", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["verdict"] == "untrained"
+    assert result.stderr.startswith("! ") and "near chance" in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_without_a_task_diagnose_points_to_load(legacy):
     result = call("diagnose", legacy)
     assert result.exit_code == 2
