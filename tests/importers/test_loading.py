@@ -119,6 +119,15 @@ def test_a_net_that_is_too_short_is_refused(foreign, monkeypatch, net, task):
         load(foreign, task=task)
 
 
+def test_numbers_that_the_device_does_not_have_are_refused(foreign, task, net, monkeypatch):
+    double = circuit_lab.build_net(net.cfg).double()
+    importer = replace(loading.IMPORTERS["made-up"], read=lambda *_: Imported(net=double, inferred=(), ignored=()))
+    monkeypatch.setattr(loading, "IMPORTERS", {"made-up": importer})
+    monkeypatch.setattr(loading, "resolve_device", lambda _: torch.device("mps"))
+    with pytest.raises(InputError, match="theirs.pt: its weights are float64, which mps does not have"):
+        load(foreign, device="mps")
+
+
 def test_the_wired_net_is_loaded_without_a_warning(foreign, task):
     with warnings.catch_warnings():
         warnings.simplefilter("error", AtChance)

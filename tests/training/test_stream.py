@@ -4,8 +4,11 @@ import shutil
 
 import pytest
 import torch
+from changed_checkpoints import rewrite
 from small_runs import MODULAR, train_run
 
+from circuit_lab.errors import InputError
+from circuit_lab.tasks import build_task
 from circuit_lab.training import (
     checkpoint_path,
     load_checkpoint,
@@ -81,6 +84,25 @@ def test_a_checkpoint_of_another_run_is_refused(run):
     with pytest.raises(ValueError, match="is of step 10: its name is another step's; rename it to step-00000010"):
         list(stream_checkpoints(run))
     moved.unlink()
+
+
+def test_a_checkpoint_of_the_same_net_on_another_task_is_refused(run):
+    mine = load_checkpoint(checkpoint_path(run, 10))
+    other = build_task(mine.task.config.model_copy(update={"seed": 99}))
+    save_checkpoint(checkpoint_path(run, 25), net=mine.net, task=other, step=25, metrics={})
+    with pytest.raises(InputError, match=r"step-00000025.* not of the same run as .*its task is another \(seed\)"):
+        list(stream_checkpoints(run))
+
+
+def test_a_run_that_an_older_version_began_is_one_run(run):
+    """It wrote fewer of the task's settings; its data, which the hash tells, are the same."""
+
+    def forget_later_settings(record):
+        for name in ("split", "train_pairs"):
+            del record["task"][name]
+
+    rewrite(checkpoint_path(run, 10), forget_later_settings)
+    assert [checkpoint.step for checkpoint in stream_checkpoints(run)] == [10, 20, 30, 40]
 
 
 def test_what_is_no_run_folder(run, tmp_path):
