@@ -13,7 +13,7 @@ from circuit_lab.tasks.task_spec import TASK_FORMS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "importing.md").read_text()
-WIDTH = "100"
+WIDTH = "80"
 """Characters of the terminal whose output the page shows."""
 
 
