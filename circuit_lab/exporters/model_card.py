@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from huggingface_hub import ModelCardData
 
-from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import TwoHopFolderConfig
 from circuit_lab.training import Checkpoint
 
@@ -68,17 +67,9 @@ def escape(text: str) -> str:
 
 def _facts(checkpoint: Checkpoint) -> Iterator[str]:
     """One line each for task, net, step and hash."""
-    task, cfg = checkpoint.given_task, checkpoint.net.cfg
+    task = checkpoint.given_task
     yield f"- Task: {escape(str(task)) if task is not None else 'not known'}"
-    if isinstance(checkpoint.net, HookedSharedTransformer):
-        layers = escape(", ".join(map(str, checkpoint.net.cfg.layer_map)))
-        yield (
-            f"- Net: transformer of {checkpoint.net.cfg.n_layers} layers with the blocks {layers}, "
-            f"{checkpoint.net.cfg.attention_dir}, d_model {cfg.d_model}, {checkpoint.net.cfg.n_heads} heads, "
-            f"d_mlp {checkpoint.net.cfg.d_mlp}"
-        )
-    else:
-        yield f"- Net: {escape(cfg.kind)}, d_model {cfg.d_model}"
+    yield f"- Net: {escape(checkpoint.net.cfg.in_words)}"
     yield f"- Parameters: {sum(parameter.numel() for parameter in checkpoint.net.parameters())}"
     yield f"- Step: {checkpoint.step}"
     yield f"- SHA-256 of the weights: {escape(checkpoint.weights_hash)}"
