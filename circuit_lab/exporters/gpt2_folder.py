@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from circuit_lab.errors import InputError
-from circuit_lab.exporters.whole_folder import whole_folder
 from circuit_lab.nets import HookedNet, HookedSharedTransformer, SharedTransformerConfig
 from circuit_lab.tasks import TwoHopTask
+from circuit_lab.tasks.whole_folder import whole_folder
 from circuit_lab.training import Checkpoint
 
 NOTES = "circuit_lab.json"

@@ -30,8 +30,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from circuit_lab.errors import InputError
 from circuit_lab.exporters.model_card import LIBRARY, model_card
-from circuit_lab.exporters.whole_folder import whole_folder
 from circuit_lab.tasks import Task, TwoHopFolderConfig, TwoHopTask
+from circuit_lab.tasks.whole_folder import whole_folder
 from circuit_lab.training import Checkpoint, load_checkpoint, save_checkpoint
 from circuit_lab.training.reference import WEIGHTS
 

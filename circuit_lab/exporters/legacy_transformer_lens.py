@@ -11,7 +11,6 @@ stands a JSON file with the fields of `HookedTransformerConfig`:
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import torch
 from torch import Tensor
 
 from circuit_lab.errors import InputError
-from circuit_lab.exporters.whole_folder import refuse_occupied
 from circuit_lab.nets import HookedSharedTransformer, SharedTransformerConfig
-from circuit_lab.training import Checkpoint
+from circuit_lab.tasks.whole_folder import make_parent, refuse_occupied
+from circuit_lab.training import Checkpoint, write_atomically
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 _BIASES = ("attn.b_Q", "attn.b_K", "attn.b_V", "attn.b_O", "mlp.b_in", "mlp.b_out")
@@ -46,7 +45,7 @@ def export_legacy(checkpoint: Checkpoint, path: str | Path) -> Path:
     state = {name: weight.cpu().contiguous().clone() for name, weight in legacy_state_dict(net).items()}
     content = _bytes(state, as_safetensors=path.suffix == ".safetensors")
     settings = json.dumps(legacy_settings(net.cfg), indent=2).encode() + b"\n"
-    _make_folder(path)
+    make_parent(path)
     _write_both({settings_path: settings, path: content})
     return path
 
@@ -132,13 +131,6 @@ def _expressible(checkpoint: Checkpoint) -> HookedSharedTransformer:
     return net
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be made: {error.strerror}; give another path") from error
-
-
 def _bytes(state: dict[str, Tensor], *, as_safetensors: bool) -> bytes:
     if as_safetensors:
         return safetensors.torch.save(state, {"format": "pt"})
@@ -148,19 +140,11 @@ def _bytes(state: dict[str, Tensor], *, as_safetensors: bool) -> bytes:
 
 
 def _write_both(contents: dict[Path, bytes]) -> None:
-    """All files or none: each is written beside its place, and all are renamed when all are on disk."""
-    partial = {path: path.with_name(f".{path.name}.partial-{os.getpid()}") for path in contents}
-    placed: list[Path] = []
+    """All files, none of which is there yet, or none."""
     try:
         for path, content in contents.items():
-            with partial[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            partial[path].replace(path)
-            placed.append(path)
+            write_atomically(path, content)
     except BaseException:
-        for path in (*placed, *partial.values()):
+        for path in contents:
             path.unlink(missing_ok=True)
         raise

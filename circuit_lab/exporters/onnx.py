@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from circuit_lab.errors import InputError
-from circuit_lab.exporters.whole_folder import make_parent, refuse_occupied
 from circuit_lab.nets import HookedNet, build_net
+from circuit_lab.tasks.whole_folder import make_parent, refuse_occupied
 from circuit_lab.training import Checkpoint, write_atomically
 from circuit_lab.training.fingerprint import fingerprint_tokens
 

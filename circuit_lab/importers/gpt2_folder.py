@@ -31,7 +31,7 @@ from circuit_lab.importers.gpt2_tokens import (
     keep_rows,
     read_token_ids,
 )
-from circuit_lab.importers.ledger import Ledger
+from circuit_lab.importers.ledger import Ledger, first_few
 from circuit_lab.importers.source import read_weights
 from circuit_lab.nets import HookedSharedTransformer, SharedTransformerConfig, build_net
 from circuit_lab.tasks import TwoHopTask
@@ -46,7 +46,6 @@ WEIGHT_FILES = (
 )
 """In the order in which transformers looks for them."""
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
-_HALF = (torch.float16, torch.bfloat16)
 _MAX_NAMED = 8
 
 
@@ -306,9 +305,8 @@ def _note_unread_files(folder: Path, file: Path, ledger: Ledger) -> None:
     if file.suffix == ".json":
         others = [name for name in others if not name.startswith(f"{stem}-")]  # its shards
     if others:
-        listed = ", ".join(name if name.isprintable() else ascii(name) for name in others[:_MAX_NAMED])
-        more = f" and {len(others) - _MAX_NAMED} more" if len(others) > _MAX_NAMED else ""
-        ledger.ignored.append(f"{listed}{more}: files that the logits do not depend on")
+        listed = first_few([name if name.isprintable() else ascii(name) for name in others], _MAX_NAMED)
+        ledger.ignored.append(f"{listed}: files that the logits do not depend on")
 
 
 def _step(folder: Path, ledger: Ledger) -> int | None:

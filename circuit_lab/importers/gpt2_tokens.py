@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, quoted
 from circuit_lab.importers.gpt2_config import GPT2Settings, read_json
 from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import TwoHopTask
@@ -52,12 +52,12 @@ def read_token_ids(folder: Path, settings: GPT2Settings) -> dict[str, int]:
         for token, index in _pairs(name, read_json(folder, name), folder / name):
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < settings.vocab_size:
                 raise InputError(
-                    f"{folder / name}: the id of {_short(token)} must be a whole number below vocab_size = "
-                    f"{settings.vocab_size}, got {_short(index)}"
+                    f"{folder / name}: the id of {quoted(token)} must be a whole number below vocab_size = "
+                    f"{settings.vocab_size}, got {quoted(index)}"
                 )
             if ids.setdefault(token, index) != index:
                 raise InputError(
-                    f"{folder / name}: {_short(token)} has the id {index}, but {ids[token]} in another file"
+                    f"{folder / name}: {quoted(token)} has the id {index}, but {ids[token]} in another file"
                 )
     return ids
 
@@ -80,19 +80,14 @@ def _pairs(name: str, content: dict[str, Any], path: Path) -> list[tuple[str, An
 def _content_of(entry: Any, path: Path) -> str:
     content = entry.get("content") if isinstance(entry, dict) else None
     if not isinstance(content, str):
-        raise InputError(f"{path}: an added token must be an object with a string content, got {_short(entry)}")
+        raise InputError(f"{path}: an added token must be an object with a string content, got {quoted(entry)}")
     return content
 
 
 def _whole_number(text: str, path: Path) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise InputError(f"{path}: a key of added_tokens_decoder must be a token id, got {_short(text)}")
+        raise InputError(f"{path}: a key of added_tokens_decoder must be a token id, got {quoted(text)}")
     return int(text)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,7 @@ def find_rows(task: TwoHopTask, ids: Mapping[str, int], settings: GPT2Settings, 
     missing = [token for token in task.vocab if token not in ids and token != PAD]
     if missing:
         raise InputError(
-            f"{folder}: its tokenizer has no token {_short(missing[0])} ({len(missing)} of the task's "
+            f"{folder}: its tokenizer has no token {quoted(missing[0])} ({len(missing)} of the task's "
             f"{len(task.vocab)} tokens are missing); give the dataset folder that the net was trained on"
         )
     rows = [ids.get(token) for token in task.vocab]

@@ -1,6 +1,6 @@
 """Accounts for every tensor of a foreign file: taken, ignored for a stated reason, or an error."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 import torch
@@ -10,6 +10,23 @@ from circuit_lab.errors import InputError
 
 _MAX_NAMED = 5
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def first_few(names: Sequence[str], n: int = _MAX_NAMED) -> str:
+    """Names in a row, cut short.
+
+    Args:
+        names: The names.
+        n: How many are named.
+
+    Returns:
+        The first, and how many more there are.
+
+    >>> first_few(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more
 
 
 class Ledger:
@@ -80,8 +97,7 @@ class Ledger:
         names = sorted(names)
         self._accounted.update(names)
         if names:
-            more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-            self.ignored.append(f"{', '.join(names[:_MAX_NAMED])}{more}: {reason}")
+            self.ignored.append(f"{first_few(names)}: {reason}")
 
     def in_one_dtype(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A net's weights in the one type that all of them can be in without loss.
@@ -128,10 +144,9 @@ class Ledger:
         strangers = sorted(self.tensors.keys() - self._accounted)
         if not strangers:
             return
-        listed = ", ".join(f"{name} {list(self.tensors[name].shape)}" for name in strangers[:_MAX_NAMED])
-        more = f" and {len(strangers) - _MAX_NAMED} more" if len(strangers) > _MAX_NAMED else ""
+        listed = first_few([f"{name} {list(self.tensors[name].shape)}" for name in strangers])
         raise InputError(
-            f"{self.place}: {listed}{more} is not part of the {self.layout} layout"
+            f"{self.place}: {listed} is not part of the {self.layout} layout"
             f"{self._nearest(strangers[0], [*known, *self._accounted])}"
         )
 

@@ -99,13 +99,7 @@ def read(source: Source, options: Options) -> Imported:
         "eps": eps_of(settings, ledger, normed=norm is not None),
     }
     shapes = {name: size for name, size in sizes.items() if name != "n_layers"}
-    net = make_net(ledger, weights, {**shapes, **computation})
-    return Imported(
-        net=net,
-        inferred=(*state.inferred, *ledger.inferred),
-        ignored=(*state.ignored, *ledger.ignored),
-        step=state.step,
-    )
+    return state.imported(make_net(ledger, weights, {**shapes, **computation}), ledger)
 
 
 def _refuse_other_architectures(ledger: Ledger) -> None:

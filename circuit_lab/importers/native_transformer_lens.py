@@ -91,12 +91,7 @@ def read(source: Source, options: Options) -> Imported:
         "eps": eps_of(settings, ledger, normed=norm is not None),
     }
     shapes = {name: size for name, size in sizes.items() if name != "n_layers"}
-    return Imported(
-        net=make_net(ledger, weights, {**shapes, **computation}),
-        inferred=(*state.inferred, *ledger.inferred),
-        ignored=(*state.ignored, *ledger.ignored),
-        step=state.step,
-    )
+    return state.imported(make_net(ledger, weights, {**shapes, **computation}), ledger)
 
 
 def _bridge_name(name: str) -> str:

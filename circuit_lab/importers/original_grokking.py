@@ -19,9 +19,9 @@ from torch import Tensor
 
 from circuit_lab.errors import InputError
 from circuit_lab.importers.contract import Imported, Importer, Options, Source
-from circuit_lab.importers.ledger import Ledger
+from circuit_lab.importers.ledger import Ledger, first_few
 from circuit_lab.importers.state_dicts import has_axes, peek, read_state_dict
-from circuit_lab.importers.transformer_settings import Settings, check_scalars, find_settings, first_few
+from circuit_lab.importers.transformer_settings import Settings, check_scalars, find_settings
 from circuit_lab.importers.transformer_weights import (
     Axes,
     check_sizes,
@@ -97,13 +97,7 @@ def read(source: Source, options: Options) -> Imported:
         ledger.infer("act_fn = relu", "that code's default")
     ledger.infer("attention_dir = causal, no norms", "that code has nothing else")
     computation = {"normalization_type": None, "act_fn": act_fn, "attention_dir": "causal"}
-    net = make_net(ledger, weights, {**shapes, **computation})
-    return Imported(
-        net=net,
-        inferred=(*state.inferred, *ledger.inferred),
-        ignored=(*state.ignored, *ledger.ignored),
-        step=state.step,
-    )
+    return state.imported(make_net(ledger, weights, {**shapes, **computation}), ledger)
 
 
 def _settings(found: tuple[str, Mapping[str, Any]] | None, ledger: Ledger) -> Settings:

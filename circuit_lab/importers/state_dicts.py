@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from circuit_lab.errors import InputError
-from circuit_lab.importers.contract import Options, Source
+from circuit_lab.importers.contract import Imported, Options, Source
+from circuit_lab.importers.ledger import Ledger, first_few
+from circuit_lab.nets import HookedNet
 
 WEIGHTS = ("model", "state_dict", "model_state_dict")
 SERIES = ("checkpoints", "state_dicts")
@@ -64,6 +66,23 @@ class StateDict:
     step: int | None = None
     inferred: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    def imported(self, net: HookedNet, ledger: Ledger) -> Imported:
+        """The net made of these weights, with what was noted when they were chosen and when they were taken.
+
+        Args:
+            net: The net.
+            ledger: That of these tensors.
+
+        Returns:
+            What an importer gives back.
+        """
+        return Imported(
+            net=net,
+            inferred=(*self.inferred, *ledger.inferred),
+            ignored=(*self.ignored, *ledger.ignored),
+            step=self.step,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +157,7 @@ def read_state_dict(source: Source, options: Options) -> StateDict:
     found = _choose(source, content, options.step)
     place = f"{source.path}, entry {found.entry}"
     rest = sorted(_label(name) for name in content if name not in (found.entry.split("[")[0], SETTINGS))
-    more = f" and {len(rest) - _MAX_NAMED} more" if len(rest) > _MAX_NAMED else ""
-    unused = (f"entries {', '.join(rest[:_MAX_NAMED])}{more}: beside {found.entry}, no weights of it",) if rest else ()
+    unused = (f"entries {first_few(rest, _MAX_NAMED)}: beside {found.entry}, no weights of it",) if rest else ()
     return StateDict(
         tensors=_tensors(found.content, place),
         place=place,

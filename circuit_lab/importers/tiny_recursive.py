@@ -33,7 +33,6 @@ from circuit_lab.training.checkpoint import check_finite
 LAYOUT = "tiny recursive model"
 DEFAULT_EXPANSION, DEFAULT_EPS, DEFAULT_ROTARY_BASE = 4.0, 1e-5, 10000.0
 """That code's defaults."""
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 EMBED, UNEMBED, POSITIONS = "embed_tokens.embedding_weight", "lm_head.weight", "embed_pos.embedding_weight"
 PREFIX, LAYERS = "puzzle_emb.weights", "L_level.layers."
 _MAX_BLOCKS_DIGITS = 3

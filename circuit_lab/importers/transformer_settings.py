@@ -5,7 +5,7 @@ Which is which stands in `transformer_lens_fields`. A setting that is none of th
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,14 +13,13 @@ from typing import Any, NoReturn
 
 from circuit_lab.errors import InputError
 from circuit_lab.importers.contract import Options, Source
-from circuit_lab.importers.ledger import Ledger
+from circuit_lab.importers.ledger import Ledger, first_few
 from circuit_lab.importers.source import PickledSettings
 from circuit_lab.importers.transformer_lens_fields import ACTIVATIONS, CHECKED, HARMLESS, MUST_BE, NORMS, USED
 from circuit_lab.tasks.safe_files import check_inside, load_json
 
 MAX_SETTINGS_BYTES = 1 << 20
 """A settings file is a few kilobytes; a larger one is no settings file."""
-_MAX_NAMED = 5
 _MAX_SIZE = 1 << 31
 
 
@@ -168,19 +167,6 @@ def check_scalars(place: str, values: Mapping[str, Any], names: Iterable[str]) -
         value = values.get(name)
         if not isinstance(value, str | int | float | None):
             raise InputError(f"{place}: {name} must be a number, text, true, false or null, got {type(value).__name__}")
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Names in a row, cut short.
-
-    Args:
-        names: The names.
-
-    Returns:
-        The first five, and how many more there are.
-    """
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _refuse_unknown(place: str, values: Mapping[str, Any]) -> None:

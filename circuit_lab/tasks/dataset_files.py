@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, quoted
 from circuit_lab.tasks.safe_files import check_inside, file_kind, load_json
 from circuit_lab.tasks.two_hop import ENTITY_PREFIX, PAD, RELATION_PREFIX
 
@@ -71,7 +71,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if not isinstance(token, str):
-            raise InputError(f"{path.name} entry {index}: a token must be a string, got {_short(token)}")
+            raise InputError(f"{path.name} entry {index}: a token must be a string, got {quoted(token)}")
         _check_token(token, f"{path.name} entry {index}")
         if token in ids:
             raise InputError(f"{path.name} entry {index}: {token!r} is already entry {ids[token]}; drop one")
@@ -85,10 +85,10 @@ def _check_token(token: str, where: str) -> None:
     if not 0 < len(token) <= MAX_TOKEN_LENGTH:
         raise InputError(f"{where}: a token must have 1 to {MAX_TOKEN_LENGTH} characters, got {len(token)}")
     if not token.isprintable():
-        raise InputError(f"{where}: a token must not hold control characters, got {_short(token)}; rename it")
+        raise InputError(f"{where}: a token must not hold control characters, got {quoted(token)}; rename it")
     if ("<" in token or ">" in token) and _BRACKETED.fullmatch(token) is None:
         raise InputError(
-            f"{where}: between the brackets of a token stand letters, digits and _ . / - only, got {_short(token)}; "
+            f"{where}: between the brackets of a token stand letters, digits and _ . / - only, got {quoted(token)}; "
             "rename it"
         )
 
@@ -97,7 +97,7 @@ def _tokens_in_id_order(content: Any, file: str) -> list[str]:
     if not isinstance(content, dict):
         raise InputError(
             f"{file}: expected a list of tokens or a map from token to id, "
-            f"got {type(content).__name__} {_short(content)}"
+            f"got {type(content).__name__} {quoted(content)}"
         )
     for token, index in content.items():
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(content):
@@ -139,11 +139,11 @@ def read_facts(path: Path, vocabulary: Vocabulary) -> Int[np.ndarray, "n 3"]:
     for index, entry in enumerate(entries):
         where = f"{path.name} entry {index}"
         if not isinstance(entry, list) or len(entry) != 3 or not all(isinstance(name, str) for name in entry):
-            raise InputError(f"{where}: expected [head, relation, tail], got {_short(entry)}")
+            raise InputError(f"{where}: expected [head, relation, tail], got {quoted(entry)}")
         prefixes = (ENTITY_PREFIX, RELATION_PREFIX, ENTITY_PREFIX)
         for name, prefix in zip(entry, prefixes, strict=True):
             if not name.startswith(prefix):
-                raise InputError(f"{where}: expected a token {prefix}...> in {_short(entry)}, got {name!r}")
+                raise InputError(f"{where}: expected a token {prefix}...> in {quoted(entry)}, got {name!r}")
         facts[index] = [_token_id(name, vocabulary, where) for name in entry]
     return facts
 
@@ -163,22 +163,22 @@ def _load_json(path: Path) -> Any:
 def _load_list(path: Path) -> list[Any]:
     content = _load_json(path)
     if not isinstance(content, list):
-        raise InputError(f"{path.name}: expected a list of entries, got {type(content).__name__} {_short(content)}")
+        raise InputError(f"{path.name}: expected a list of entries, got {type(content).__name__} {quoted(content)}")
     return content
 
 
 def _check_entry(entry: Any, where: str, types: Sequence[str] | None) -> None:
     needed = ENTRY_KEYS if types is not None else ENTRY_KEYS[:2]
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected an object with {', '.join(needed)}, got {_short(entry)}")
+        raise InputError(f"{where}: expected an object with {', '.join(needed)}, got {quoted(entry)}")
     for key in needed:
         if not isinstance(entry.get(key), str):
-            raise InputError(f"{where}: {key} must be a string, got {_short(entry.get(key))} in {_short(entry)}")
+            raise InputError(f"{where}: {key} must be a string, got {quoted(entry.get(key))} in {quoted(entry)}")
     for key in entry:
         if key not in ENTRY_KEYS:
-            raise InputError(f"{where}: unknown key {_short(key)}; the keys are: {', '.join(ENTRY_KEYS)}")
+            raise InputError(f"{where}: unknown key {quoted(key)}; the keys are: {', '.join(ENTRY_KEYS)}")
     if types is not None and entry["type"] not in types:
-        raise InputError(f"{where}: unknown type {_short(entry['type'])}; the types are: {', '.join(types)}")
+        raise InputError(f"{where}: unknown type {quoted(entry['type'])}; the types are: {', '.join(types)}")
 
 
 def _parse_texts(input_text: str, target_text: str, where: str) -> tuple[list[str], str]:
@@ -187,23 +187,18 @@ def _parse_texts(input_text: str, target_text: str, where: str) -> tuple[list[st
     if names is None:
         raise InputError(
             f"{where}: input_text must be an entity and one or two relations, such as '<e_1><r_2>', "
-            f"got {_short(input_text)}"
+            f"got {quoted(input_text)}"
         )
     answer = _ANSWER.fullmatch(target_text.removeprefix(input_text)) if target_text.startswith(input_text) else None
     if answer is None:
         raise InputError(
             f"{where}: target_text must be the input_text, an entity and {END_OF_ANSWER}, such as "
-            f"'{input_text[:120]}<e_3>{END_OF_ANSWER}', got {_short(target_text)}"
+            f"'{input_text[:120]}<e_3>{END_OF_ANSWER}', got {quoted(target_text)}"
         )
     return [name or PAD for name in names.groups()], answer[1]
 
 
 def _token_id(name: str, vocabulary: Vocabulary, where: str) -> int:
     if name not in vocabulary.ids:
-        raise InputError(f"{where}: token {_short(name)} is not in vocab.json ({len(vocabulary.ids)} tokens)")
+        raise InputError(f"{where}: token {quoted(name)} is not in vocab.json ({len(vocabulary.ids)} tokens)")
     return vocabulary.ids[name]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, short
 from circuit_lab.tasks.safe_files import open_regular
 from circuit_lab.tasks.stable_random import Purpose, permutation, rounded_share
 
@@ -151,12 +151,12 @@ def read_train_pairs(path: Path) -> tuple[int, ...]:
         values = _parse_indices(content, path.suffix)
     except (*_UNREADABLE, tokenize.TokenError) as error:
         raise InputError(
-            f"train_pairs file {path} is no {path.suffix} file of integers: {_in_one_line(error)}"
+            f"train_pairs file {path} is no {path.suffix} file of integers: {short(error, 100)}"
         ) from error
     strange = next((value for value in values if type(value) is not int), None)
     if strange is not None:
         raise InputError(
-            f"train_pairs file {path} holds {_in_one_line(repr(strange))}, which is no integer; list row-major indices "
+            f"train_pairs file {path} holds {short(repr(strange), 100)}, which is no integer; list row-major indices "
             "a * p + b"
         )
     return tuple(values)
@@ -176,8 +176,3 @@ def _parse_indices(content: bytes, kind: str) -> list[Any]:
             raise ValueError(f"it holds {array.dtype} of shape {list(array.shape)}, not integers in one dimension")
         return array.tolist()
     return [int(line) for line in content.decode().split()]
-
-
-def _in_one_line(problem: object) -> str:
-    words = " ".join(str(problem).split())
-    return words if len(words) <= 100 else f"{words[:100]}..."

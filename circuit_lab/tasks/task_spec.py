@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, quoted
 from circuit_lab.tasks.modular_config import ModularConfig
 from circuit_lab.tasks.modular_splits import SPLITS, read_train_pairs
 from circuit_lab.tasks.registry import Task, TaskConfig, build_task
@@ -67,7 +67,7 @@ def task_from_words(text: str) -> Task:
     >>> task_from_words("modular:p=5")
     ModularTask(a+b mod 5, 25 pairs, which of them are in training is not known, true labels)
     """
-    place = f"task {_shown(text)}"
+    place = f"task {quoted(text)}"
     if not text.strip():
         raise InputError(f"{place} is empty; write one of: {'; '.join(form for form, _ in TASK_FORMS)}")
     kind, _, settings = text.partition(":")
@@ -88,10 +88,10 @@ def _parse_settings(kind: str, settings: str, place: str) -> dict[str, Any]:
     for setting in settings.split(",") if settings else []:
         name, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
-            raise InputError(f"{place}: {_shown(setting)} is not name=value; the settings are: {', '.join(names)}")
+            raise InputError(f"{place}: {quoted(setting)} is not name=value; the settings are: {', '.join(names)}")
         if name not in names:
             raise InputError(
-                f"{place}: unknown setting {_shown(name)}{_nearest(name, names)}; the settings are: {', '.join(names)}"
+                f"{place}: unknown setting {quoted(name)}{_nearest(name, names)}; the settings are: {', '.join(names)}"
             )
         if name in values:
             raise InputError(f"{place}: {name} is given twice; leave one of them out")
@@ -118,7 +118,7 @@ def _check_split_name(values: dict[str, Any], place: str) -> None:
     split = values.get("split", "ours")
     if not isinstance(split, str) or split not in SPLITS:
         raise InputError(
-            f"{place}: unknown split {_shown(str(split))}{_nearest(str(split), list(SPLITS))}; the splits are: "
+            f"{place}: unknown split {quoted(str(split))}{_nearest(str(split), list(SPLITS))}; the splits are: "
             f"{', '.join(SPLITS)}"
         )
 
@@ -150,7 +150,7 @@ def _task_of_recipe(path: Path, place: str) -> Task:
         ) from error
     table = tables.get("task")
     if not isinstance(table, dict):
-        there = ", ".join(_shown(key) for key in tables) or "nothing"
+        there = ", ".join(quoted(key) for key in tables) or "nothing"
         raise InputError(f"{place}: {path} has no [task] table, so it is no recipe; it has {there}")
     return build_task(_config_of(table, f"{place}: {path}"))
 
@@ -170,11 +170,11 @@ def _problem(error: ValidationError) -> str:
     if detail["type"] == "value_error":
         return message
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return f"kind must be one of {', '.join(CONFIG_OF_KIND)} or two_hop_folder, got {_shown(detail['input'])}"
+        return f"kind must be one of {', '.join(CONFIG_OF_KIND)} or two_hop_folder, got {quoted(detail['input'])}"
     setting = ".".join(str(part) for part in detail["loc"][1:])
     if detail["type"] == "missing":
         return f"{setting} is missing; give {setting}=..."
-    return f"{setting}: {message} (got {_shown(detail['input'])})"
+    return f"{setting}: {message} (got {quoted(detail['input'])})"
 
 
 def _nearest(word: str, words: list[str]) -> str:
@@ -184,9 +184,3 @@ def _nearest(word: str, words: list[str]) -> str:
 
 def _in_one_line(problem: object) -> str:
     return " ".join(str(problem).split())
-
-
-def _shown(value: Any) -> str:
-    """A value in a message: in one line, and not long."""
-    words = repr(value)
-    return words if len(words) <= 120 else f"{words[:120]}..."

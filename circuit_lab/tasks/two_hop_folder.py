@@ -13,8 +13,6 @@ facts.
 import hashlib
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -41,6 +39,7 @@ from circuit_lab.tasks.safe_files import file_kind
 from circuit_lab.tasks.stable_random import Purpose, permutation
 from circuit_lab.tasks.two_hop import Selection, TwoHopTask, assemble_task
 from circuit_lab.tasks.two_hop_config import MAX_TWO_HOP_QUERIES, TwoHopFolderConfig
+from circuit_lab.tasks.whole_folder import refuse_occupied, whole_folder
 
 SPECIAL_TOKENS = ("<mask>", "<sep>", "<a>", END_OF_ANSWER, "<q>", "</q>")
 TYPE_OF_SPLIT = {
@@ -88,23 +87,15 @@ def write_dataset_folder(
     path = Path(path)
     _refuse_unwritable(task, path, probes_per_type=probes_per_type)
     contents = _file_contents(task, probes_per_type=probes_per_type, fact_files=fact_files, seed=seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    unfinished.mkdir()
-    try:
+    with whole_folder(path) as unfinished:
         for name, content in contents.items():
             _write_json(unfinished / name, content)
-        unfinished.rename(path)
-    finally:
-        # After the rename there is nothing left to remove.
-        shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 
 def _refuse_unwritable(task: TwoHopTask, path: Path, *, probes_per_type: int | None) -> None:
     """Raise an InputError for a folder in use, a senseless setting, or answers that the format cannot hold."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} already exists and is not an empty folder; give another path or remove it")
+    refuse_occupied(path, empty_folder_is_free=True)
     if probes_per_type is not None and probes_per_type < 1:
         raise InputError(f"probes_per_type must be at least 1, or None to write all, got {probes_per_type}")
     last_fact = task.training.facts[:, 1].where(task.training.facts[:, 1] != NO_FACT, task.training.facts[:, 0])

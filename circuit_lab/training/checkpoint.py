@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, short
 from circuit_lab.nets import HookedNet, build_net, net_config
 from circuit_lab.tasks import Task
 from circuit_lab.tasks.safe_files import file_kind
@@ -31,7 +31,6 @@ from circuit_lab.training.checkpoint_format import (
     parse_record,
     recorded_recipe,
     refuse_climbing_parent,
-    short,
     table_without_climbing,
     weights_hash,
 )

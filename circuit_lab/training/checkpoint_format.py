@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, short
 from circuit_lab.tasks.safe_files import climbs, without_climbing
 
 FORMAT_VERSION = 2
@@ -114,9 +114,3 @@ def first_problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     return short(f"{place or 'it'}: {message} (got {short(repr(first['input']))})", length=600)
-
-
-def short(value: object, length: int = 300) -> str:
-    """A value in one line of bounded length."""
-    text = " ".join((str(value) if isinstance(value, str | Exception) else repr(value)).split())
-    return text if len(text) <= length else f"{text[:length]}..."

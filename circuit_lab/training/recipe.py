@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, short
 from circuit_lab.nets import SharedTransformerConfig
 from circuit_lab.tasks import TASKS, ModularConfig, TaskConfig
 from circuit_lab.tasks.safe_files import file_kind, open_regular
@@ -170,10 +170,13 @@ class Recipe(BaseModel):
         """Refuse what the task fixes, then let the net's own config check the rest."""
         for key in _FROM_TASK:
             if key in net:
-                raise ValueError(f"net.{key} follows from the task; leave it out (got {_short(repr(net[key]))})")
+                raise ValueError(
+                    f"net.{key} follows from the task; leave it out (got {short(repr(net[key]), _MAX_SHOWN)})"
+                )
         for key in (key for key, value in net.items() if value is None):
             raise ValueError(
-                f'net.{_short(key)} is null, which TOML cannot say; leave it out, or write "none" for no norm'
+                f"net.{short(key, _MAX_SHOWN)} is null, which TOML cannot say; leave it out, or write "
+                '"none" for no norm'
             )
         SharedTransformerConfig(**net, d_vocab=1, n_ctx=1)
         return net
@@ -220,7 +223,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         tables = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors, too
-        raise InputError(f"{path} is not valid TOML: {_short(str(error))}") from error
+        raise InputError(f"{path} is not valid TOML: {short(error, _MAX_SHOWN)}") from error
     for override in overrides:
         _apply(tables, override)
     return parse_recipe(tables, source=str(path))
@@ -263,13 +266,7 @@ def _problem(detail: Any) -> str:
         return f"{key}.kind: unknown kind {detail['ctx']['tag']!r}; the kinds are: {detail['ctx']['expected_tags']}"
     if detail["type"] == "value_error":
         return message
-    return f"{key}: {message} (got {_short(repr(detail['input']))})"
-
-
-def _short(text: str) -> str:
-    """A value for a message of one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return f"{key}: {message} (got {short(repr(detail['input']), _MAX_SHOWN)})"
 
 
 def _valid_keys(place: list[str]) -> list[str]:

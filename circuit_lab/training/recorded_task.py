@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from circuit_lab.errors import InputError
+from circuit_lab.errors import InputError, short
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import AnswerSlots, Task, TaskConfig, TwoHopTask, build_task, in_answer_slots
 from circuit_lab.tasks.safe_files import climbs
-from circuit_lab.training.checkpoint_format import first_problem, short
+from circuit_lab.training.checkpoint_format import first_problem
 
 _TASK = TypeAdapter(TaskConfig)
 
