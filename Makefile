@@ -1,9 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONTROLS ?= runs/controls
+STUDIES ?= $(patsubst analyses/%/expected.json,%,$(wildcard analyses/*/expected.json))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo calibrate calibrate-quick test test-slow bench docs notebooks screenshots verdicts lint reproduce clean
+.PHONY: demo calibrate calibrate-quick test test-slow bench docs notebooks screenshots verdicts lint results studies reproduce clean
 
 # Diagnose the reference models: the verdict table on the screen, the evidence in demo/report.html.
 demo: .venv/installed
@@ -53,6 +54,16 @@ notebooks: .venv/installed-dev
 # Diagnose one net for each verdict and show them in docs/verdicts.md (a minute).
 verdicts: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python analyses/worked_examples/study.py
+
+# The page of claims from the tables that lie beside the studies: docs/results.md (seconds, trains nothing).
+results: .venv/installed
+	$(BIN)/python docs/results.py
+
+# Every study anew at small scale, tables and figures beside it (hours on two cores; a stopped one goes on where it was).
+studies: .venv/installed-docs
+	for study in $(STUDIES); do \
+		OMP_NUM_THREADS=1 $(BIN)/circuit-lab reproduce $$study --out analyses/$$study/small --svg || exit 1; done
+	$(MAKE) results
 
 # Train the reference models anew from their recipes (more than an hour) into runs/.
 reproduce: .venv/installed

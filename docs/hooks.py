@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 from plotly.offline import get_plotlyjs
 
 ROOT = Path(__file__).parents[1]
-STUDIES = "analyses/calibration"
+STUDIES = "analyses"
 PLOTLY = "application/vnd.plotly.v1+json"
 NOTEBOOK_PAGES = {"quickstart.ipynb": "quickstart_notebook.md"}
 """A notebook becomes the page of its own name, unless another page has it."""
@@ -33,9 +33,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         assert notebook.abs_src_path is not None, "a notebook is a file"
         content = notebook_page(Path(notebook.abs_src_path), notebook.src_uri)
         files.append(File.generated(config, page, content=content))
-    for path in sorted((ROOT / STUDIES).glob("*")):
+    for path in sorted((ROOT / STUDIES).rglob("*")):
         if path.name == "README.md" or path.suffix == ".svg":
-            files.append(File.generated(config, f"{STUDIES}/{path.name}", content=path.read_text()))
+            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), content=path.read_text()))
     files.append(File.generated(config, "javascripts/plotly.min.js", content=get_plotlyjs()))
     return files
 

@@ -17,6 +17,7 @@ LAYERS = [
     {"training", "measures"},
     {"verdict", "importers"},
     {"report", "exporters"},
+    {"studies"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -91,7 +92,7 @@ def test_a_diagnosis_loads_no_bridge_and_no_plots():
         "import sys; sys.argv = ['circuit-lab', 'diagnose', 'modular-memorising', '--json']\n"
         "from circuit_lab.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
-        "slow = {'transformer_lens.model_bridge', 'circuit_lab.measures.hooked_model', 'plotly'}\n"
+        "slow = {'transformer_lens.model_bridge', 'plotly'}\n"
         "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

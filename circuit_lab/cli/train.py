@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from circuit_lab.cli.errors import user_errors
 
+if TYPE_CHECKING:
+    from circuit_lab.training import TrainingCost
+
 EPILOG = """Examples:\n\n
 circuit-lab train models/two-hop-true-circuit/recipe.toml\n\n
 circuit-lab train recipe.toml --out runs/short --set training.n_steps=2000 --set task.regime=natural\n\n
-circuit-lab train models/modular-grokked/recipe.toml --from modular-grokked --set task.n_train=100 --out runs/ungrok
+circuit-lab train models/modular-grokked/recipe.toml --from modular-grokked --set task.n_train=100 --out runs/ungrok\n\n
+circuit-lab train recipe.toml --estimate
 """
 
 
@@ -27,18 +31,24 @@ def train_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Time a few steps and say what the run would take; write nothing.")
+    ] = False,
 ) -> None:
     """Train a net by a recipe; called again with the same folder, continue it.
 
     Ctrl-C saves first. A continued run ends with the same bytes as an uninterrupted one.
     """
     with user_errors():
-        from circuit_lab.training import TrainingInterrupted, load_recipe, train
+        from circuit_lab.training import TrainingInterrupted, estimate_cost, load_recipe, train
 
         run = out if out is not None else Path("runs") / _name_of(recipe)
         try:
             from_parent = [] if parent is None else [f"parent.checkpoint={json.dumps(parent, ensure_ascii=False)}"]
             resolved = load_recipe(recipe, [*(settings or []), *from_parent])
+            if estimate:
+                _print_cost(estimate_cost(resolved, device=device))
+                return
             result = train(resolved, run, device=device, progress=not quiet)
         except TrainingInterrupted as stop:
             typer.echo(f"circuit-lab: {stop}", err=True)
@@ -57,3 +67,19 @@ def train_command(
 def _name_of(recipe: Path) -> str:
     """The recipe's own name, or its folder's when it is simply called recipe.toml."""
     return recipe.resolve().parent.name if recipe.stem == "recipe" else recipe.stem
+
+
+def _print_cost(cost: "TrainingCost") -> None:
+    """What a run would take, a line for each part."""
+    from circuit_lab.training import duration
+
+    typer.echo(f"Device: {cost.device}" + (f", {cost.n_threads} thread(s)" if cost.device == "cpu" else ""))
+    typer.echo(f"Parameters: {cost.n_parameters:,}")
+    typer.echo(f"Training items: {cost.n_items:,}, of which {cost.batch_size:,} per step")
+    how = "timed" if cost.batch_size in cost.timed else f"reckoned from batches of {' and '.join(map(str, cost.timed))}"
+    typer.echo(f"One step: {duration(cost.step_seconds)} ({how}), {cost.flops_per_step:.2g} FLOPs")
+    typer.echo(f"One evaluation: {duration(cost.evaluation_seconds)}")
+    typer.echo(
+        f"In all: {duration(cost.total_seconds)} for {cost.n_steps:,} steps and {cost.n_evaluations:,} evaluations, "
+        "saving not counted"
+    )

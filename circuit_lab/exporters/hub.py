@@ -30,7 +30,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from circuit_lab.errors import InputError
 from circuit_lab.exporters.model_card import LIBRARY, model_card
-from circuit_lab.tasks import Task, TwoHopFolderConfig, TwoHopTask
+from circuit_lab.tasks import NaturalLanguageConfig, Task, TwoHopFolderConfig, TwoHopTask
 from circuit_lab.tasks.whole_folder import whole_folder
 from circuit_lab.training import Checkpoint, load_checkpoint, save_checkpoint
 from circuit_lab.training.reference import WEIGHTS
@@ -191,9 +191,11 @@ def _reason(error: Exception) -> str | None:
 
 
 def _without_local_path(task: Task | None) -> Task | None:
-    """The task as others may know it: a dataset folder by its name alone."""
-    if isinstance(task, TwoHopTask) and isinstance(task.config, TwoHopFolderConfig):
-        name = Path(task.config.path).name or "dataset"
+    """The task as others may know it: a dataset folder or question file by its name alone."""
+    if isinstance(task, TwoHopTask) and isinstance(task.config, (TwoHopFolderConfig, NaturalLanguageConfig)):
+        name = Path(task.config.path).name if task.config.path else ""
+        if not name and isinstance(task.config, TwoHopFolderConfig):
+            name = "dataset"
         return replace(task, config=task.config.model_copy(update={"path": name}))
     return task
 

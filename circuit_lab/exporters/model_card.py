@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from huggingface_hub import ModelCardData
 
-from circuit_lab.tasks import TwoHopFolderConfig
+from circuit_lab.tasks import NaturalLanguageConfig, TwoHopFolderConfig
 from circuit_lab.training import Checkpoint
 
 LIBRARY = "circuit_lab"
@@ -42,7 +42,10 @@ def model_card(checkpoint: Checkpoint, *, repo_id: str | None = None) -> str:
         "## Load",
         f'```python\nimport circuit_lab\ncheckpoint = circuit_lab.from_pretrained("{place}")\n```',
     ]
-    if isinstance(getattr(checkpoint.given_task, "config", None), TwoHopFolderConfig):
+    config = getattr(checkpoint.given_task, "config", None)
+    if isinstance(config, NaturalLanguageConfig) and config.path:
+        sections.append("Its file of questions is not part of this repository: give the same file as its task.")
+    if isinstance(config, TwoHopFolderConfig):
         sections.append(
             "Its dataset folder is not part of this repository: add "
             '`task=circuit_lab.tasks.read_dataset_folder("DATASET FOLDER")`.'

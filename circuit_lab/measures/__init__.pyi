@@ -81,6 +81,7 @@ from .two_hop.bridge_lens import BRIDGE_FOUND_CAVEAT, BridgeRecovery, bridge_rec
 from .two_hop.locate import MIN_RATE, LocatedSites, SiteRate, locate_sites
 from .two_hop.partner_fitness import partner_fitness
 from .two_hop.partners import Fitness, PartnerPool, Partners
+from .two_hop.representation_mismatch import PlaceOfEntity, RepresentationMismatch, representation_mismatch
 from .two_hop.transplant_lab import patched_answers
 from .two_hop.transplants import MIN_PARTNERS, CausalTest, CausalTests, causal_tests
 
@@ -140,10 +141,12 @@ __all__ = [
     "PathIdentity",
     "PathPatching",
     "Place",
+    "PlaceOfEntity",
     "Probes",
     "ProgressMeasures",
     "QueryPairs",
     "Reader",
+    "RepresentationMismatch",
     "Site",
     "SiteAblation",
     "SiteOverlap",
@@ -211,6 +214,7 @@ __all__ = [
     "probe",
     "progress_measures",
     "proportion_interval",
+    "representation_mismatch",
     "residual_states",
     "rows_frame",
     "rows_of",

@@ -1,11 +1,13 @@
 """Sites: where a state is read, cached and patched.
 
-* A `Site` of the residual stream is (stage, set of positions). A *stage* is a lens site of the net, named by its label:
-  `embed` or `resid_post k`, the residual stream after effective layer k. In a causal net the bridge entity sits at r1's
-  position alone; in other architectures it may sit at several positions together, hence the set.
-* An `OutputSite` is a set of places where a component (one layer's attention or MLP) writes to one position. It reaches
-  what the stream at a position cannot give alone: a bridge beside the token of r2, or one that was written several
-  times over. All its places are patched together.
+* A `Site` is (stage, set of positions). A *stage* is a lens site of the net, named by its label: `embed`; `resid_post
+  k`, the residual stream after effective layer k; in a recursive net `H0.L1` or `H0.commit`, one of its two streams
+  after a step; the other stream stays as it is. In a causal net the bridge entity sits at r1's position alone; in other
+  architectures it may sit at several positions together, hence the set. A recursive net computes it anew in each cycle,
+  from the receiver's own tokens; a site may be *held*: its positions are then replaced at every later stage, too.
+* An `OutputSite` is a set of places where a component (one layer's token mixing or MLP) writes to one position. It
+  reaches what the stream at a position cannot give alone: a bridge beside the token of r2, or one that was written
+  several times over. All its places are patched together.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,34 +20,39 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.nets import HookedSharedTransformer, find_lens_site
+from circuit_lab.measures.hooked_model import hooks_to_resume, mixer_of, n_prefix, rows_of, states_at
+from circuit_lab.nets import HookedNet, LensSite, find_lens_site
 from circuit_lab.tasks import Queries
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where a state is patched: a stage of the net and the positions replaced there."""
+    """Where a state is patched: a stage of the net and the positions replaced there.
+
+    Attributes:
+        stage: Label of a lens site.
+        positions: Token positions.
+        held: Whether they are replaced at every later stage, too.
+    """
 
     stage: str
     positions: tuple[int, ...]
-
-    @property
-    def lens_places(self) -> tuple[tuple[str, int], ...]:
-        """The (stage, position) pairs at which a lens sees this state."""
-        return tuple((self.stage, position) for position in self.positions)
+    held: bool = False
 
     def label(self, position_names: Sequence[str]) -> str:
         """A name people read, such as `resid_post 0 @ r1`.
 
         >>> Site("resid_post 0", (0, 1)).label(("h", "r1", "r2"))
         'resid_post 0 @ h+r1'
+        >>> Site("H0.L1", (1,), held=True).label(("h", "r1", "r2"))
+        'H0.L1 on @ r1'
         """
-        return f"{self.stage} @ {'+'.join(position_names[p] for p in self.positions)}"
+        return f"{self.stage}{' on' if self.held else ''} @ {'+'.join(position_names[p] for p in self.positions)}"
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """What one component writes at one position: `component` is "attn_out" or "mlp_out"."""
+    """What one component writes at one position: `component` is "attn_out", "pos_mlp_out" or "mlp_out"."""
 
     layer: int
     component: str
@@ -73,11 +80,6 @@ class OutputSite:
         """The positions written to, in order."""
         return tuple(sorted({place.position for place in self.places}))
 
-    @property
-    def lens_places(self) -> tuple[tuple[str, int], ...]:
-        """The (stage, position) pairs at which a lens sees what was written."""
-        return tuple((f"resid_post {place.layer}", place.position) for place in self.places)
-
     def label(self, position_names: Sequence[str]) -> str:
         """A name people read.
 
@@ -92,12 +94,29 @@ AnySite = Site | OutputSite
 
 def shares_states(a: AnySite, b: AnySite) -> bool:
     """Whether `site_states` gives the same for both."""
-    return a == b or (isinstance(a, Site) and isinstance(b, Site) and a.stage == b.stage)
+    of_one_stage = isinstance(a, Site) and isinstance(b, Site) and a.stage == b.stage and not (a.held or b.held)
+    return a == b or of_one_stage
 
 
-def output_places(net: HookedSharedTransformer, n_ctx: int) -> list[Place]:
+def lens_places(site: AnySite, stages: Sequence[LensSite]) -> tuple[tuple[str, int], ...]:
+    """The (stage, position) pairs at which a lens of a net with these stages first sees what is patched.
+
+    >>> from circuit_lab.nets.sites import lens_sites_of_cycles
+    >>> stages = lens_sites_of_cycles(h_cycles=1, l_cycles=2, n_blocks=2)
+    >>> lens_places(OutputSite((Place(2, "mlp_out", 1), Place(5, "attn_out", 0))), stages)
+    (('H0.L1', 1), ('H0.commit', 0))
+    """
+    if isinstance(site, Site):
+        return tuple((site.stage, position) for position in site.positions)
+    return tuple(
+        (next(stage.label for stage in stages if stage.layer > place.layer), place.position) for place in site.places
+    )
+
+
+def output_places(net: HookedNet, n_ctx: int) -> list[Place]:
     """Every component's output at every position, in order; without the last MLP's, which no layer reads."""
-    components = [(layer, name) for layer in range(net.cfg.n_layers) for name in ("attn_out", "mlp_out")][:-1]
+    names = (f"{mixer_of(net)}_out", "mlp_out")
+    components = [(layer, name) for layer in range(net.cfg.n_layers) for name in names][:-1]
     return [Place(layer, name, position) for layer, name in components for position in range(n_ctx)]
 
 
@@ -112,7 +131,7 @@ def position_sets(n_ctx: int) -> list[tuple[int, ...]]:
     return [subset for size in range(1, n_ctx) for subset in combinations(range(n_ctx), size)]
 
 
-def inner_stages(net: HookedSharedTransformer) -> list[str]:
+def inner_stages(net: HookedNet) -> list[str]:
     """Labels of the stages where an intermediate value can be patched.
 
     Without the embedding, where a transplant only swaps input tokens, and without the last stage, which no layer reads.
@@ -120,17 +139,55 @@ def inner_stages(net: HookedSharedTransformer) -> list[str]:
     return [site.label for site in net.lens_sites[1:-1]]
 
 
-def stage_before(net: HookedSharedTransformer, site: OutputSite) -> str:
+def stage_before(net: HookedNet, site: OutputSite) -> str:
     """Label of the last stage before any of the places, up to which patching them changes nothing."""
     first = min((place.layer for place in site.places), default=0)
-    return next(stage.label for stage in net.lens_sites if stage.layer == first)
+    return next(stage.label for stage in reversed(net.lens_sites) if stage.layer <= first)
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One row that is replaced after a resume: of what a hook sees, at a token position."""
+
+    hook_name: str
+    position: int
+
+
+def _resume_stage(net: HookedNet, site: AnySite) -> str:
+    """Label of the stage from which a patch at a site runs on."""
+    return site.stage if isinstance(site, Site) else stage_before(net, site)
+
+
+def _writes(net: HookedNet, site: AnySite) -> tuple[_Write, ...]:
+    """What is replaced after the resume: an `OutputSite`'s places; a held site's positions, at each later stage.
+
+    Without the last stage: only the answer is read from it.
+    """
+    if isinstance(site, OutputSite):
+        return tuple(_Write(place.hook_name, place.position) for place in site.places)
+    if not site.held:
+        return ()
+    later = net.lens_sites[net.lens_sites.index(find_lens_site(net.lens_sites, site.stage)) + 1 : -1]
+    return tuple(_Write(stage.hook_name, position) for stage in later for position in site.positions)
+
+
+def patched_parts(net: HookedNet, site: AnySite, n_rows: int) -> list[list[int]]:
+    """Which of the `n_rows` rows that `site_states` gives are replaced, in parts: by position, or by place."""
+    writes = _writes(net, site)
+    written = list(enumerate(writes, start=n_rows - len(writes)))
+    if isinstance(site, OutputSite):
+        return [[row] for row, _ in written]
+    return [
+        [*rows_of(net, [position]), *(row for row, write in written if write.position == position)]
+        for position in site.positions
+    ]
 
 
 @torch.no_grad()
 def residual_states(
-    net: HookedSharedTransformer, tokens: Int[Tensor, "n n_ctx"], *, stage: str, batch_size: int = 4096
+    net: HookedNet, tokens: Int[Tensor, "n n_ctx"], *, stage: str, batch_size: int = 4096
 ) -> Float[Tensor, "n n_ctx d_model"]:
-    """The residual stream of each query at one stage.
+    """The state of each query at one stage, at the tokens' positions.
 
     Args:
         net: A hooked net.
@@ -141,19 +198,14 @@ def residual_states(
     Returns:
         States on the net's device.
     """
-    name = find_lens_site(net.lens_sites, stage).hook_name
-    states = []
-    for batch in tokens.split(batch_size):
-        _, cache = net.run_with_cache(batch, names_filter=name)
-        states.append(cache[name])
-    if not states:
+    if len(tokens) == 0:
         return torch.zeros(0, tokens.shape[1], net.cfg.d_model, dtype=net.dtype, device=net.device)
-    return torch.cat(states)
+    return states_at(net, tokens, stage=stage, batch_size=batch_size)
 
 
 @torch.no_grad()
 def site_states(
-    net: HookedSharedTransformer, tokens: Int[Tensor, "n n_ctx"], *, site: AnySite, batch_size: int = 4096
+    net: HookedNet, tokens: Int[Tensor, "n n_ctx"], *, site: AnySite, batch_size: int = 4096
 ) -> Float[Tensor, "n rows d_model"]:
     """What `patched_answers` needs of each query, to lend its state at a site or to receive another's.
 
@@ -164,24 +216,25 @@ def site_states(
         batch_size: Queries per forward pass; bounds memory.
 
     Returns:
-        For a `Site`, the residual stream at its stage, one row per position. For an `OutputSite`, the residual stream
-        before the first of its places, one row per position, then one row per place.
+        What the net runs on from: the state at the site's stage, or before the first of an `OutputSite`'s places, one
+        row per position; in a recursive net the rows of the other stream and of the input behind them (see
+        `resume_states`). Then one row per place of an `OutputSite`, or per later stage and position of a held site.
+        `patched_parts` says which rows are replaced.
     """
-    if isinstance(site, Site):
-        return residual_states(net, tokens, stage=site.stage, batch_size=batch_size)
-    before = find_lens_site(net.lens_sites, stage_before(net, site)).hook_name
-    names = {before, *(place.hook_name for place in site.places)}
-    states = [torch.zeros(0, tokens.shape[1] + len(site.places), net.cfg.d_model, dtype=net.dtype, device=net.device)]
+    writes, before = _writes(net, site), hooks_to_resume(net, _resume_stage(net, site))
+    names = {*before, *(write.hook_name for write in writes)}
+    n_rows = len(before) * (n_prefix(net) + tokens.shape[1]) + len(writes)
+    states = [torch.zeros(0, n_rows, net.cfg.d_model, dtype=net.dtype, device=net.device)]
     for batch in tokens.split(batch_size):
         _, cache = net.run_with_cache(batch, names_filter=lambda name: name in names)
-        outputs = [cache[place.hook_name][:, place.position, None] for place in site.places]
-        states.append(torch.cat([cache[before], *outputs], dim=1))
+        written = [cache[write.hook_name][:, rows_of(net, [write.position])] for write in writes]
+        states.append(torch.cat([*(cache[name] for name in before), *written], dim=1))
     return torch.cat(states)
 
 
 @torch.no_grad()
 def patched_logits(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     *,
     site: AnySite,
     receiver_states: Float[Tensor, "m rows d_model"],
@@ -200,39 +253,41 @@ def patched_logits(
     Returns:
         Logits on the net's device.
     """
+    writes = _writes(net, site)
+    n_resumed = receiver_states.shape[1] - len(writes)
+    residual = receiver_states[:, :n_resumed]
     if isinstance(site, Site):
-        residual = receiver_states.clone()
-        positions = list(site.positions)
-        residual[:, positions] = source_states[:, positions]
-        return net(None, start_at=site.stage, residual=residual, answer_only=True, answer_position=answer_position)
-    n_ctx = receiver_states.shape[1] - len(site.places)
+        rows = rows_of(net, site.positions)
+        residual = residual.clone()
+        residual[:, rows] = source_states[:, rows]
     hooks: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = [
-        (place.hook_name, _writer(place, source_states[:, n_ctx + i])) for i, place in enumerate(site.places)
+        (write.hook_name, _writer(rows_of(net, [write.position]), source_states[:, [n_resumed + i]]))
+        for i, write in enumerate(writes)
     ]
     with net.hooks(fwd_hooks=hooks):
         return net(
             None,
-            start_at=stage_before(net, site),
-            residual=receiver_states[:, :n_ctx],
+            start_at=_resume_stage(net, site),
+            residual=residual,
             answer_only=True,
             answer_position=answer_position,
         )
 
 
-def _writer(place: Place, output: Float[Tensor, "m d_model"]) -> Callable[[Tensor, HookPoint], Tensor]:
-    """A hook that puts an output in place of the component's own."""
+def _writer(rows: list[int], given: Float[Tensor, "m rows d_model"]) -> Callable[[Tensor, HookPoint], Tensor]:
+    """A hook that puts what is given in place of these rows."""
 
     def write(activation: Tensor, hook: HookPoint) -> Tensor:
         del hook
         activation = activation.clone()
-        activation[:, place.position] = output
+        activation[:, rows] = given
         return activation
 
     return write
 
 
 @torch.no_grad()
-def predicted_answers(net: HookedSharedTransformer, queries: Queries, *, batch_size: int = 4096) -> Int[Tensor, " n"]:
+def predicted_answers(net: HookedNet, queries: Queries, *, batch_size: int = 4096) -> Int[Tensor, " n"]:
     """The net's top token at each query's answer position, on the CPU."""
     top = [
         net(tokens, answer_only=True, answer_position=position).argmax(-1).cpu()
@@ -243,6 +298,6 @@ def predicted_answers(net: HookedSharedTransformer, queries: Queries, *, batch_s
     return torch.cat(top) if top else torch.zeros(0, dtype=torch.long)
 
 
-def known_good(net: HookedSharedTransformer, queries: Queries, *, batch_size: int = 4096) -> Queries:
+def known_good(net: HookedNet, queries: Queries, *, batch_size: int = 4096) -> Queries:
     """The queries that the net answers right: the only ones fit to be partners in a causal test."""
     return queries[predicted_answers(net, queries, batch_size=batch_size) == queries.answer]

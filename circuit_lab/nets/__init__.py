@@ -3,12 +3,13 @@
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
 from circuit_lab.nets.recursive_transformer import HookedRecursiveTransformer
-from circuit_lab.nets.registry import NETS, HookedNet, NetConfig, build_net, net_config, shared_transformer
+from circuit_lab.nets.registry import NET_CONFIGS, NETS, HookedNet, NetConfig, build_net, net_config, shared_transformer
 from circuit_lab.nets.shared_transformer import HookedSharedTransformer
 from circuit_lab.nets.sites import LensSite, find_lens_site
 
 __all__ = [
     "NETS",
+    "NET_CONFIGS",
     "HookedNet",
     "HookedRecursiveTransformer",
     "HookedSharedTransformer",

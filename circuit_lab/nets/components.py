@@ -292,3 +292,20 @@ class MLP(nn.Module):
 def at_position(x: Float[Tensor, "n pos d"], position: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """The state of each row at the row's own position."""
     return x[torch.arange(len(x), device=x.device), position]
+
+
+def check_answer_arguments(return_type: str, answer_only: bool, answer_position: Tensor | None) -> None:
+    """Refuse arguments of a net's `forward` that do not fit together.
+
+    Args:
+        return_type: Must be "logits".
+        answer_only: Whether one position of each row is wanted.
+        answer_position: Which; None for the last.
+
+    Raises:
+        ValueError: If another type is asked for, or a position without `answer_only`.
+    """
+    if return_type != "logits":
+        raise ValueError(f'return_type must be "logits", got {return_type!r}; compute a loss from the logits')
+    if answer_position is not None and not answer_only:
+        raise ValueError("answer_position is given but answer_only is False; set answer_only=True")

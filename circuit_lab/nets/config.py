@@ -24,7 +24,23 @@ def _none_from_word(value: Any) -> Any:
     return None if value == "none" else value
 
 
-class SharedTransformerConfig(BaseModel):
+class HookedConfig(BaseModel):
+    """What TransformerLens asks of any net's cfg."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where TransformerLens collects its result tables; the weights may be elsewhere (`net.device`)."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of TransformerLens's result tables and of fresh weights; `net.to` may change the latter."""
+        return torch.float32
+
+
+class SharedTransformerConfig(HookedConfig):
     """Shape, computation and initialisation of a `HookedSharedTransformer`.
 
     Attributes:
@@ -51,8 +67,6 @@ class SharedTransformerConfig(BaseModel):
         init_std: Standard deviation of every initial weight and embedding; None means 1 / sqrt(d_model).
         init_seed: Seed of the initial weights.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["shared_transformer"] = "shared_transformer"
     layer_map: Annotated[tuple[int, ...], BeforeValidator(_tuple_from_list)]
@@ -165,16 +179,6 @@ class SharedTransformerConfig(BaseModel):
     def model_name(self) -> str:
         """The net's kind."""
         return self.kind
-
-    @property
-    def device(self) -> torch.device:
-        """Where TransformerLens collects its result tables; the weights may be elsewhere (`net.device`)."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of TransformerLens's result tables and of fresh weights; `net.to` may change the latter."""
-        return torch.float32
 
     @property
     def attn_only(self) -> bool:

@@ -104,8 +104,8 @@ class SwiGLU(nn.Module):
         return self.hook_post(gate * self.hook_pre_linear(x @ self.W_in)) @ self.W_out
 
 
-class BidirectionalAttention(nn.Module):
-    """Multi-head attention of every position to every position, with rotary positions if it is given a rotation.
+class RecursiveAttention(nn.Module):
+    """Multi-head attention, to every position or to none that comes later, with rotary positions if given a rotation.
 
     `hook_rot_q` and `hook_rot_k` exist in nets with rotary positions only. `hook_result` is computed only while it has
     a hook.
@@ -113,7 +113,7 @@ class BidirectionalAttention(nn.Module):
 
     def __init__(self, cfg: RecursiveTransformerConfig) -> None:
         super().__init__()
-        self.attn_scale = cfg.d_head**0.5
+        self.attn_scale, self.is_causal = cfg.d_head**0.5, cfg.attention_dir == "causal"
         self.W_Q = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
         self.W_K = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
         self.W_V = new_weight(cfg.n_heads, cfg.d_model, cfg.d_head)
@@ -149,7 +149,11 @@ class BidirectionalAttention(nn.Module):
         v = self.hook_v(torch.einsum("npm,hmd->nphd", x, self.W_V))
         if by is not None:
             q, k = self.hook_rot_q(_turn(q, by)), self.hook_rot_k(_turn(k, by))
-        scores = self.hook_attn_scores(q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / self.attn_scale)
+        scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / self.attn_scale
+        if self.is_causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(diagonal=1)
+            scores = scores.masked_fill(later, -torch.inf)
+        scores = self.hook_attn_scores(scores)
         pattern = self.hook_pattern(scores.softmax(dim=-1))
         z = self.hook_z((pattern @ v.transpose(1, 2)).transpose(1, 2))
         if is_hooked(self.hook_result):
@@ -169,7 +173,7 @@ class RecursiveBlock(nn.Module):
         self.mixes_by_attention = cfg.token_mixing == "attention"
         self.hook_resid_pre = HookPoint()
         if self.mixes_by_attention:
-            self.attn = BidirectionalAttention(cfg)
+            self.attn = RecursiveAttention(cfg)
             self.hook_attn_out = HookPoint()
         else:
             self.pos_mlp = SwiGLU(cfg.n_positions, cfg.d_position_mlp)

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from circuit_lab.nets.config import HookedConfig
 
 WIDTH_MULTIPLE = 256
 """Inner widths of a SwiGLU are rounded up to a multiple of this, as in the released code."""
@@ -23,7 +24,7 @@ def swiglu_width(width: int, *, expansion: float) -> int:
     return -(-max(1, round(expansion * width * 2 / 3)) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
 
 
-class RecursiveTransformerConfig(BaseModel):
+class RecursiveTransformerConfig(HookedConfig):
     """Shape, computation and initialisation of a `HookedRecursiveTransformer`.
 
     Source: the tiny recursive model that [He] arXiv 2601.09049 trains on two-hop queries. Its names for our fields:
@@ -36,7 +37,8 @@ class RecursiveTransformerConfig(BaseModel):
         h_cycles: How often the answer stream z_H is rewritten.
         l_cycles: How often the latent stream z_L is rewritten in each of them.
         d_model: Width of both streams.
-        token_mixing: "attention" (bidirectional), or "position_mlp": a SwiGLU over positions.
+        token_mixing: "attention", or "position_mlp": a SwiGLU over positions.
+        attention_dir: "bidirectional", as published, or "causal": a position attends to itself and those before it.
         n_heads: Attention heads per block, a divisor of d_model; 0, the default, with "position_mlp".
         expansion: Width of a SwiGLU, `swiglu_width` of what it reads.
         d_vocab: Number of input tokens.
@@ -52,14 +54,13 @@ class RecursiveTransformerConfig(BaseModel):
         init_seed: Seed of the initial weights and of the fixed initial streams.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     kind: Literal["recursive_transformer"] = "recursive_transformer"
     n_blocks: int = Field(ge=1)
     h_cycles: int = Field(ge=1)
     l_cycles: int = Field(ge=1)
     d_model: int = Field(ge=1)
     token_mixing: Literal["attention", "position_mlp"] = "attention"
+    attention_dir: Literal["bidirectional", "causal"] = "bidirectional"
     n_heads: int = Field(default=0, ge=0)
     expansion: float = Field(default=4.0, gt=0, le=1024, allow_inf_nan=False)
     d_vocab: int = Field(ge=1)
@@ -97,6 +98,10 @@ class RecursiveTransformerConfig(BaseModel):
             if self.n_heads != 0:
                 raise ValueError(
                     f'n_heads = {self.n_heads}, but token_mixing = "position_mlp" has no heads; leave n_heads out'
+                )
+            if self.attention_dir == "causal":
+                raise ValueError(
+                    'attention_dir = "causal" needs token_mixing = "attention"; an MLP over positions reads all of them'
                 )
             if self.positions == "rotary":
                 raise ValueError(
@@ -153,25 +158,14 @@ class RecursiveTransformerConfig(BaseModel):
     @property
     def in_words(self) -> str:
         """The architecture, in one line."""
-        mixing = f"{self.n_heads} heads" if self.n_heads else "an MLP over positions"
+        heads = "causal heads" if self.attention_dir == "causal" else "heads"
+        mixing = f"{self.n_heads} {heads}" if self.n_heads else "an MLP over positions"
         return (
             f"recursive transformer, {self.h_cycles} x ({self.l_cycles} + 1) steps of {self.n_blocks} block(s), "
             f"width {self.d_model}, {mixing}, positions {self.positions}, prefix of {self.n_prefix}"
         )
 
-    # What TransformerLens asks of a model's cfg, beside the fields above.
-
     @property
     def model_name(self) -> str:
-        """The net's kind."""
+        """The net's kind, which TransformerLens asks for."""
         return self.kind
-
-    @property
-    def device(self) -> torch.device:
-        """Where TransformerLens collects its result tables; the weights may be elsewhere (`net.device`)."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of TransformerLens's result tables and of fresh weights; `net.to` may change the latter."""
-        return torch.float32

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.nets.components import at_position, is_hooked
+from circuit_lab.nets.components import at_position, check_answer_arguments, is_hooked
 from circuit_lab.nets.recursive_components import (
     PlainUnembed,
     PrefixedEmbed,
@@ -33,7 +33,7 @@ from circuit_lab.nets.recursive_components import (
     rotation,
 )
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
-from circuit_lab.nets.sites import LensSite, find_lens_site, lens_sites_of_cycles
+from circuit_lab.nets.sites import lens_sites_of_cycles, sites_to_resume
 from circuit_lab.nets.tied_weights import TiedRootModule
 
 
@@ -138,26 +138,20 @@ class HookedRecursiveTransformer(TiedRootModule):
         tokens: Int[Tensor, "n pos"] | None = None,
         *,
         start_at: str | None = None,
-        residual: Float[Tensor, "n prefix_and_pos d_model"] | None = None,
-        other_stream: Float[Tensor, "n prefix_and_pos d_model"] | None = None,
+        residual: Float[Tensor, "n rows d_model"] | None = None,
         answer_only: bool = False,
         answer_position: Int[Tensor, " n"] | None = None,
         return_type: Literal["logits"] = "logits",
     ) -> Float[Tensor, "n pos d_vocab_out"] | Float[Tensor, "n d_vocab_out"]:
         """The logits at every token position, or at the answer's position alone.
 
-        A resume needs three things, since each inner step reads both streams and the input embedding: `residual`, the
-        stream that `start_at` is a state of; `other_stream`, the other one, as `other_stream_site` finds it; and
-        `tokens`, whose embedding is computed again. None of them is needed where no later step reads it.
-
         Args:
-            tokens: Token ids, at most `n_ctx` a row; with token mixing by "position_mlp" exactly `n_ctx`.
+            tokens: Token ids, at most `n_ctx` a row; with token mixing by "position_mlp" exactly `n_ctx`. Not read when
+                resuming.
             start_at: Label or hook name of a lens site: resume from there, running only the steps after it. Those run
-                whole, with all their hooks; of the hooks before them only those of the embedding may fire.
-            residual: The state at `start_at`, all positions: z_L at an inner step, z_H at a commit, and the input
-                embedding at "embed".
-            other_stream: The other stream at that moment: z_H at an inner step, z_L at a commit. At an inner step of
-                the first cycle, the initial z_H by default. Not read after the last commit.
+                whole, with all their hooks; no hook before them fires.
+            residual: The states at `sites_to_resume(net.lens_sites, start_at)`, the `n_positions` rows of one behind
+                those of the other: the later steps read the other stream and the input, too.
             answer_only: Return only the logits at `answer_position`. While the unembedding has a hook it is applied to
                 all positions, so that a hook always sees the same shapes.
             answer_position: The position of each row, counted without the prefix, whose logits are wanted; the last by
@@ -170,16 +164,13 @@ class HookedRecursiveTransformer(TiedRootModule):
         Raises:
             ValueError: If the arguments do not fit together, or there is no such lens site.
         """
-        if return_type != "logits":
-            raise ValueError(f'return_type must be "logits", got {return_type!r}; compute a loss from the logits')
-        if answer_position is not None and not answer_only:
-            raise ValueError("answer_position is given but answer_only is False; set answer_only=True")
+        check_answer_arguments(return_type, answer_only, answer_position)
         if start_at is not None:
-            streams = self._resumed_streams(tokens, start_at, residual, other_stream)
-        elif residual is not None or other_stream is not None:
-            raise ValueError("residual or other_stream is given without start_at; name the lens site it belongs to")
+            streams = self._resumed_streams(start_at, residual)
+        elif residual is not None:
+            raise ValueError("residual is given without start_at; name the lens site it belongs to")
         elif tokens is None:
-            raise ValueError("tokens is None; give tokens, or start_at and what it needs to resume")
+            raise ValueError("tokens is None; give tokens, or start_at and residual to resume")
         else:
             streams = self._initial_streams(self._input(tokens))
         answer_stream = self._run(streams)[:, self.cfg.n_prefix :]
@@ -188,22 +179,6 @@ class HookedRecursiveTransformer(TiedRootModule):
     def logits_at(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
         """The logit lens: the unembedding, of a state of either stream, at any position."""
         return self.unembed(residual)
-
-    def other_stream_site(self, name: str) -> LensSite | None:
-        """Where the stream that a resume needs as `other_stream` stands when `name` is reached.
-
-        Args:
-            name: Label or hook name of a lens site.
-
-        Returns:
-            The last site of the other stream before that one; None at "embed", and in the first cycle's inner steps,
-            where z_H is still the initial one.
-        """
-        site = find_lens_site(self.lens_sites, name)
-        if site.stream == "input":
-            return None
-        earlier = self.lens_sites[1 : self.lens_sites.index(site)]
-        return next((found for found in reversed(earlier) if found.stream != site.stream), None)
 
     def _input(self, tokens: Int[Tensor, "n pos"]) -> Float[Tensor, "n prefix_and_pos d_model"]:
         """The input embedding: prefix and tokens times sqrt(d_model), with learned positions if there are any."""
@@ -224,41 +199,31 @@ class HookedRecursiveTransformer(TiedRootModule):
         summed = self.hook_embed(embedded / math.sqrt(2)) + self.hook_pos_embed(places / math.sqrt(2))
         return self.hook_input(summed)
 
+    @property
+    def embedding_scale(self) -> float:
+        """What a token's embedding `W_E` is multiplied by in the input."""
+        return math.sqrt(self.cfg.d_model if self.pos_embed is None else self.cfg.d_model / 2)
+
     def _initial_streams(self, x: Float[Tensor, "n pos d_model"]) -> _Streams:
         """Both streams as they start, at every position."""
         return _Streams(z_L=self.z_L_init.expand_as(x), z_H=self.z_H_init.expand_as(x), x=x, n_done=0)
 
-    def _resumed_streams(
-        self,
-        tokens: Int[Tensor, "n pos"] | None,
-        start_at: str,
-        residual: Float[Tensor, "n prefix_and_pos d_model"] | None,
-        other: Float[Tensor, "n prefix_and_pos d_model"] | None,
-    ) -> _Streams:
+    def _resumed_streams(self, start_at: str, residual: Float[Tensor, "n rows d_model"] | None) -> _Streams:
         """Both streams as they stood at a lens site."""
-        site = find_lens_site(self.lens_sites, start_at)
-        n_done = self.lens_sites.index(site)
+        needed = sites_to_resume(self.lens_sites, start_at)
+        labels = " and ".join(repr(site.label) for site in needed)
         if residual is None:
-            raise ValueError(f"start_at = {start_at!r} needs residual, the state there; it is None")
-        if site.stream == "input":
-            if other is not None:
-                raise ValueError(f"start_at = {start_at!r} starts both streams anew; leave other_stream out")
-            return self._initial_streams(residual)
-        needed = self.other_stream_site(start_at)
-        if other is None:
-            if needed is not None and n_done < self.cfg.n_stages:
-                raise ValueError(
-                    f"start_at = {start_at!r} needs other_stream, the state at {needed.label!r}; it is None"
-                )
-            other = self.z_H_init.expand_as(residual)
-        reads_input = n_done < self.cfg.n_stages - 1
-        if reads_input and tokens is None:
+            raise ValueError(f"start_at = {start_at!r} needs residual, the state at {labels}; it is None")
+        n_rows = self.cfg.n_positions
+        if residual.shape[1] != n_rows * len(needed):
             raise ValueError(
-                f"start_at = {start_at!r} needs tokens: the inner steps after it read their embedding again"
+                f"start_at = {start_at!r} needs residual to be the state at {labels}, of {n_rows} positions each, "
+                f"one behind the other: {n_rows * len(needed)} rows; got shape {list(residual.shape)}"
             )
-        x = self._input(tokens) if reads_input and tokens is not None else None
-        z_L, z_H = (residual, other) if site.stream == "z_L" else (other, residual)
-        return _Streams(z_L=z_L, z_H=z_H, x=x, n_done=n_done)
+        state_of = {site.stream: state for site, state in zip(needed, residual.split(n_rows, dim=1), strict=True)}
+        initial = {"z_L": self.z_L_init, "z_H": self.z_H_init}
+        z_L, z_H = (state_of.get(name, fixed.expand(len(residual), n_rows, -1)) for name, fixed in initial.items())
+        return _Streams(z_L=z_L, z_H=z_H, x=state_of.get("input"), n_done=self.lens_sites.index(needed[0]))
 
     def _run(self, streams: _Streams) -> Float[Tensor, "n pos d_model"]:
         """The steps that are left; z_H after the last."""

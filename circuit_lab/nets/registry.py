@@ -23,6 +23,11 @@ NETS: Mapping[str, Callable[[Any], HookedNet]] = MappingProxyType(
 )
 """The class of each `kind` of config."""
 
+NET_CONFIGS: Mapping[str, type[NetConfig]] = MappingProxyType(
+    {"shared_transformer": SharedTransformerConfig, "recursive_transformer": RecursiveTransformerConfig}
+)
+"""The class of config of each kind."""
+
 _NET_CONFIG: TypeAdapter[NetConfig] = TypeAdapter(Annotated[NetConfig, Field(discriminator="kind")])
 
 
@@ -78,7 +83,7 @@ def shared_transformer(net: HookedNet, *, place: str) -> HookedSharedTransformer
     """
     if isinstance(net, HookedRecursiveTransformer):
         raise InputError(
-            f"{place} is a recursive transformer, and a diagnosis reads the one residual stream of a shared "
-            "transformer; read its two streams with net.run_with_cache, net.lens_sites and net.logits_at"
+            f"{place} is a recursive transformer, and what is asked for is defined on the one residual stream of a "
+            "shared transformer; diagnose, and the measures that take a stage of net.lens_sites, work on both"
         )
     return net

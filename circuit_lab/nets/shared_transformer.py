@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.nets.block import TransformerBlock, make_tied_blocks
-from circuit_lab.nets.components import Embed, PosEmbed, Unembed, at_position, is_hooked, make_norm
+from circuit_lab.nets.components import (
+    Embed,
+    PosEmbed,
+    Unembed,
+    at_position,
+    check_answer_arguments,
+    is_hooked,
+    make_norm,
+)
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
 from circuit_lab.nets.tied_weights import TiedRootModule
@@ -107,13 +115,9 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         Returns:
             Logits, `[n, pos, d_vocab_out]`, or `[n, d_vocab_out]` with `answer_only`.
 
-        Raises:
-            ValueError: If the arguments do not fit together, or there is no such lens site.
+        Arguments that do not fit together, or a lens site that is not there, are a ValueError.
         """
-        if return_type != "logits":
-            raise ValueError(f'return_type must be "logits", got {return_type!r}; compute a loss from the logits')
-        if answer_position is not None and not answer_only:
-            raise ValueError("answer_position is given but answer_only is False; set answer_only=True")
+        check_answer_arguments(return_type, answer_only, answer_position)
         state, layer = self._starting_state(tokens, start_at, residual)
         if answer_only:
             return self._logits_at_answer(state, layer, answer_position)

@@ -71,3 +71,29 @@ def find_lens_site(sites: tuple[LensSite, ...], name: str) -> LensSite:
             return site
     valid = ", ".join(f"{site.label!r} ({site.hook_name})" for site in sites)
     raise ValueError(f"there is no lens site {name!r} in this net; it has: {valid}")
+
+
+def sites_to_resume(sites: tuple[LensSite, ...], name: str) -> tuple[LensSite, ...]:
+    """The sites whose states together let a forward pass run on from one of them.
+
+    A shared transformer needs the state itself. A recursive net reads both streams, and the input in each inner step.
+
+    Args:
+        sites: The sites of a net.
+        name: Label or hook name of the site to run on from.
+
+    Returns:
+        That site; then, where a later step reads them, the last state of the other stream before it (left out while
+        that one is still the fixed initial one), and the input.
+
+    >>> sites = lens_sites_of_cycles(h_cycles=2, l_cycles=2, n_blocks=1)
+    >>> [[site.label for site in sites_to_resume(sites, label)] for label in ("H0.L0", "H0.commit", "H1.L1")]
+    [['H0.L0', 'embed'], ['H0.commit', 'H0.L1', 'embed'], ['H1.L1', 'H0.commit']]
+    """
+    site = find_lens_site(sites, name)
+    earlier, later = sites[: sites.index(site)], sites[sites.index(site) + 1 :]
+    if site.stream in ("residual", "input") or not later:
+        return (site,)
+    other = next((found for found in reversed(earlier) if found.stream not in (site.stream, "input")), None)
+    input_site = earlier[0] if any(found.stream == "z_L" for found in later) else None
+    return tuple(found for found in (site, other, input_site) if found is not None)

@@ -12,8 +12,9 @@ The content:
 * `checks`: `name`, `meaning` and `passed` [n]; the three tests of a two-hop net, the ablations of a modular one.
 * `lens`: `sites`, `targets`, `top_k`, `chance` (per cent); `tokens` and `percent` [n, site, position, top_k]; `rank`
   and `target_percent` [n, target, site, position].
-* `attention`: `n_layers`, `n_heads`, `causal`, `percent` [n, layer, head, to, from], without the `from` that a causal
-  net cannot look at, and without the last of each row, as a row adds up to 100.
+* `attention` (null in a net without): `layers` and `positions`, names of the layers and of what is attended (the
+  positions of the tokens, behind a learned prefix's), `n_heads`, `causal`, `percent` [n, layer, head, to, from],
+  without the `from` that a causal net cannot look at, and without the last of each row, as a row adds up to 100.
 * `transplants` (two-hop only): `tests`, `sites`; `partners` [partner, position]; per transplant `query`, `test`,
   `site`, `partner`, `wanted`, `answered`, `passed`; and `passed_of` [n, test, site, 2]: how many of the query's own
   transplants passed in the diagnosis, and how many there were.
@@ -123,7 +124,7 @@ def _shared_content(exhibits: Exhibits, meanings: Mapping[Any, str]) -> dict[str
         "tokens": _flat(queries[list(exhibits.position_names)]),
         "totals": [[splits.index(s), names.index(o), int(n)] for (s, o), n in exhibits.n_of_outcome.items() if n],
         "lens": _lens_content(exhibits.lens),
-        "attention": _attention_content(exhibits.attention),
+        "attention": _attention_content(exhibits),
     }
 
 
@@ -140,7 +141,10 @@ def _lens_content(lens: LogitLens) -> dict[str, Any]:
     }
 
 
-def _attention_content(attention: Tensor) -> dict[str, Any]:
+def _attention_content(exhibits: Exhibits) -> dict[str, Any] | None:
+    attention = exhibits.attention
+    if attention is None:
+        return None
     n_ctx = attention.shape[-1]
     causal = not attention.triu(1).any()
     # What is rounded is what a row adds up to so far: so its whole numbers add up to 100.
@@ -149,7 +153,8 @@ def _attention_content(attention: Tensor) -> dict[str, Any]:
     kept = np.tril(np.ones((n_ctx, n_ctx), dtype=bool), -1 if causal else n_ctx)
     kept[:, -1] = False
     return {
-        "n_layers": attention.shape[1],
+        "layers": list(exhibits.layer_names),
+        "positions": list(exhibits.attended),
         "n_heads": attention.shape[2],
         "causal": causal,
         "percent": _flat(percent[..., kept]),

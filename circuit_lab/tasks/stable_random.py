@@ -30,6 +30,9 @@ class Purpose(IntEnum):
     TRAIN_PAIRS = 12
     RANDOM_LABELS = 13
     NAMING_PAIRS = 14
+    NEW_FACTS = 15
+    NEW_TAILS = 16
+    KEPT_FACTS = 17
 
 
 def raw_draws(n: int, *, seed: int, purpose: Purpose) -> UInt64[np.ndarray, " n"]:

@@ -14,12 +14,19 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from circuit_lab.errors import InputError, quoted
 from circuit_lab.tasks.modular_config import ModularConfig
 from circuit_lab.tasks.modular_splits import SPLITS, read_train_pairs
+from circuit_lab.tasks.natural_language_config import NaturalLanguageConfig
 from circuit_lab.tasks.registry import Task, TaskConfig, build_task
 from circuit_lab.tasks.safe_files import file_kind, open_regular
+from circuit_lab.tasks.transfer_config import TransferConfig
 from circuit_lab.tasks.two_hop_config import TwoHopConfig
 from circuit_lab.tasks.two_hop_folder import read_dataset_folder
 
-CONFIG_OF_KIND: dict[str, type[BaseModel]] = {"modular": ModularConfig, "two_hop": TwoHopConfig}
+CONFIG_OF_KIND: dict[str, type[BaseModel]] = {
+    "modular": ModularConfig,
+    "two_hop": TwoHopConfig,
+    "two_hop_transfer": TransferConfig,
+    "natural_language": NaturalLanguageConfig,
+}
 """The kinds that have settings to write in words."""
 RECIPE_FILES = ("run.toml", "recipe.toml")
 """What the recipe in a run folder, and in a reference model's, is called."""
@@ -41,6 +48,14 @@ TASK_FORMS: tuple[tuple[str, str], ...] = (
     ),
     ('modular:operation=a-b,p=59,n_train=1393,labels="random"', "any other setting of a modular task"),
     ("two_hop:n_entities=60,n_relations=10,out_degree=10", "a two-hop task drawn by circuit_lab, with its settings"),
+    (
+        "two_hop_transfer:n_entities=60,n_relations=12,out_degree=10,new_per_entity=1.0",
+        "a two-hop task with new facts beside old ones, as a finetuned net is asked",
+    ),
+    (
+        "natural_language:path=QUESTIONS.json,format=2wiki,ood_share=0.2,form=words",
+        "two-hop questions over the facts of a file of 2WikiMultihopQA (2wiki) or MuSiQue (musique)",
+    ),
     ("FOLDER", "a dataset folder of two-hop composition, or a run folder"),
     ("RECIPE.toml", "the task of a recipe, or of a run's run.toml"),
 )

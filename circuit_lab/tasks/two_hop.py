@@ -81,7 +81,7 @@ class TwoHopTask:
         TwoHopTask(30 entities, 300 facts of which 30 OOD, 2695 training items, 34 test_ood, clean)
         """
         graph = _draw_graph(config)
-        return assemble_task(config, _vocab(config), graph, _select(config, graph))
+        return assemble_task(config, _vocab(config), graph, select_queries(config, graph))
 
     @property
     def d_vocab(self) -> int:
@@ -215,7 +215,7 @@ def _draw_graph(config: TwoHopConfig) -> FactGraph:
     return replace(graph, answers=graph.answers[shuffle])
 
 
-def _select(config: TwoHopConfig, graph: FactGraph) -> Selection:
+def select_queries(config: TwoHopConfig, graph: FactGraph) -> Selection:
     """Hold out `test_id`, then choose the training compositions."""
     id_pairs = graph.pair_rows(hop1_ood=False, hop2_ood=False)
     test_ood = graph.pair_rows(hop1_ood=True, hop2_ood=True)

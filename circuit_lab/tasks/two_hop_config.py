@@ -10,7 +10,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_va
 
 MAX_TWO_HOP_QUERIES = 20_000_000
 """Compositions of two facts that are built at most; the largest published set has 800,000."""
-_Number = Annotated[float, Strict(), AllowInfNan(False)]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
 
 
 def refuse_unknown_keys(model: type[BaseModel], data: Any) -> None:
@@ -35,7 +35,7 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    ratio: _Number = Field(ge=0, le=1)
+    ratio: Number = Field(ge=0, le=1)
     samples_per_fact: int = Field(ge=0, strict=True)
 
     @model_validator(mode="before")
@@ -116,12 +116,12 @@ class TwoHopConfig(BaseModel):
     n_entities: int = Field(ge=2, strict=True)
     n_relations: int = Field(ge=1, strict=True)
     out_degree: int = Field(ge=1, strict=True)
-    ood_share: _Number = Field(default=0.05, gt=0, lt=1)
-    test_id_share: _Number = Field(default=0.005, gt=0, lt=1)
-    phi: _Number | None = Field(default=None, gt=0)
+    ood_share: Number = Field(default=0.05, gt=0, lt=1)
+    test_id_share: Number = Field(default=0.005, gt=0, lt=1)
+    phi: Number | None = Field(default=None, gt=0)
     regime: str | None = "natural"
     augmentation: AugmentationPair | None = None
-    leaked_share: _Number = Field(default=0.0, ge=0, le=1)
+    leaked_share: Number = Field(default=0.0, ge=0, le=1)
     shuffled_answers: bool = Field(default=False, strict=True)
     answer_slots: AnswerSlots | None = None
     seed: int = Field(default=0, ge=0, strict=True)

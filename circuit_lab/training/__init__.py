@@ -1,6 +1,7 @@
 """Recipe -> run folder -> checkpoints, with exact resumption; their streaming; reference models."""
 
 from circuit_lab.training.checkpoint import Checkpoint, Origin, check_finite, load_checkpoint, save_checkpoint
+from circuit_lab.training.cost import TrainingCost, duration, estimate_cost
 from circuit_lab.training.device import resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
 from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, train
@@ -15,10 +16,13 @@ __all__ = [
     "ParentRecipe",
     "Recipe",
     "SplitScore",
+    "TrainingCost",
     "TrainingInterrupted",
     "TrainingResult",
     "check_finite",
     "checkpoint_path",
+    "duration",
+    "estimate_cost",
     "latest_checkpoint",
     "load_checkpoint",
     "load_recipe",

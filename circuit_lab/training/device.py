@@ -1,4 +1,7 @@
-"""Which device a net runs on, and whether it can hold the net's numbers there."""
+"""Which device a net runs on, whether it can hold the net's numbers there, and with how many threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,6 +32,17 @@ def resolve_device(device: str) -> torch.device:
         listed = names + [place for place in numbered if place.startswith("cuda")]
         raise InputError(f"device {device!r} is not available; this machine has: auto, {', '.join(listed)}")
     return torch.device(device)
+
+
+@contextmanager
+def cpu_threads(n: int) -> Iterator[None]:
+    """Torch computes with `n` threads of the CPU inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_dtype(dtype: torch.dtype, device: torch.device, *, place: str) -> None:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries, Task
+from circuit_lab.training.losses import LossName, answer_loss
+
+LARGEST_EVALUATED = 4096
+"""Queries of one forward pass; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,10 @@ class SplitScore:
 
     Attributes:
         accuracy: Share of queries whose top token is the answer, in [0, 1].
-        loss: Mean cross-entropy at the answer position, in nats, >= 0.
+        loss: Mean negative log-probability of the answer, in nats, >= 0.
         collapsed: Share of queries whose loss is exactly 0 in the type it was computed in, in [0, 1]: the answer's
             probability has rounded to 1, and the right answer is no longer pushed up ("softmax collapse": Prieto et al.
-            2025, arXiv 2501.04697).
+            2025, arXiv 2501.04697). Stablemax is made so that this needs a logit of about 1e7 in float32, not 17.
         n: Queries.
     """
 
@@ -29,14 +32,20 @@ class SplitScore:
 
 
 def split_scores(
-    net: HookedNet, task: Task, *, loss_dtype: torch.dtype = torch.float32, batch_size: int = 4096
+    net: HookedNet,
+    task: Task,
+    *,
+    loss: LossName = "cross_entropy",
+    loss_dtype: torch.dtype = torch.float32,
+    batch_size: int = LARGEST_EVALUATED,
 ) -> dict[str, SplitScore]:
     """Score every split of a task that has queries, whole.
 
     Args:
         net: The net; its train or eval mode and the random state stay as they are.
         task: The task.
-        loss_dtype: Type in which log-softmax and loss are computed.
+        loss: How logits become probabilities.
+        loss_dtype: Type in which the loss is computed.
         batch_size: Queries per forward pass; bounds memory.
 
     Returns:
@@ -52,22 +61,23 @@ def split_scores(
             if name != "training" and queries is task.training:
                 scores[name] = scores["training"]
             elif len(queries):
-                scores[name] = _score(net, queries, loss_dtype, batch_size)
+                scores[name] = score(net, queries, loss=loss, loss_dtype=loss_dtype, batch_size=batch_size)
         return scores
     finally:
         net.train(was_training)
 
 
 @torch.no_grad()
-def _score(net: HookedNet, queries: Queries, loss_dtype: torch.dtype, batch_size: int) -> SplitScore:
-    n_right, n_collapsed, loss = 0, 0, 0.0
+def score(net: HookedNet, queries: Queries, *, loss: LossName, loss_dtype: torch.dtype, batch_size: int) -> SplitScore:
+    """Score some queries, at least one, with the net in the mode it is in; arguments as of `split_scores`."""
+    n_right, n_collapsed, total = 0, 0, 0.0
     for start in range(0, len(queries), batch_size):
         batch = queries[start : start + batch_size]
         logits = net(batch.tokens, answer_only=True, answer_position=batch.answer_position)
         answer = batch.answer.to(logits.device)
         n_right += int((logits.argmax(-1) == answer).sum())
-        losses = F.cross_entropy(logits.to(loss_dtype), answer, reduction="none")
-        loss += float(losses.sum())
+        losses = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none")
+        total += float(losses.sum())
         n_collapsed += int((losses == 0).sum())
     n = len(queries)
-    return SplitScore(accuracy=n_right / n, loss=loss / n, collapsed=n_collapsed / n, n=n)
+    return SplitScore(accuracy=n_right / n, loss=total / n, collapsed=n_collapsed / n, n=n)

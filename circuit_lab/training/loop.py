@@ -1,6 +1,6 @@
 """The training loop: recipe -> run folder.
 
-One step: draw a batch of training items (or take all), cross-entropy at each answer position, gradient clipping, AdamW.
+One step: draw a batch of training items (or take all), the loss at each answer position, gradient clipping, AdamW.
 A run that is called again with the same folder continues from its last save and ends with the same bytes as if never
 interrupted.
 """
@@ -15,17 +15,15 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
 
 from circuit_lab.errors import InputError
-from circuit_lab.nets import HookedNet, build_net
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Task, build_task
-from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.checkpoint import Checkpoint, save_checkpoint
-from circuit_lab.training.device import resolve_device
+from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
-from circuit_lab.training.optimizer import learning_rate, make_optimizer
+from circuit_lab.training.learner import Learner
+from circuit_lab.training.optimizer import learning_rate
 from circuit_lab.training.parent import resolve_parent
 from circuit_lab.training.progress import STEPS_PER_REFRESH, ProgressBar, progress_bar
 from circuit_lab.training.recipe import Recipe
@@ -79,57 +77,43 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
     Returns:
         The finished run.
 
-    A folder that holds something else or that another process trains into, a device that is not there, and training
-    that diverges are each an InputError. SIGINT and SIGTERM raise `TrainingInterrupted` after the state is saved.
+    A folder that holds something else or that another process trains into, a device that is not there or cannot do what
+    the recipe asks, and training that diverges are each an InputError. SIGINT and SIGTERM raise `TrainingInterrupted`
+    after the state is saved.
     """
     # Whatever can be wrong is found before anything is written.
     where, task = resolve_device(device), build_task(recipe.task)
     recipe, parent = resolve_parent(recipe, task)
     run = Path(out)
     check_usable(run, recipe)  # before the lock's file is put into a folder that is no run
-    with locked(run), _threads(recipe.training.n_threads):
-        return _Run(recipe, task, open_run(run, recipe), where, parent).train(progress=progress)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with cpu_threads(recipe.training.n_threads):
+        a_run = _Run(recipe, task, run, where, parent)
+        with locked(run):
+            open_run(run, recipe)
+            return a_run.train(progress=progress)
 
 
 class _Run:
-    """Everything a run needs in memory."""
+    """A run: a learner, and the folder that it is saved in, which need not be there before `train`."""
 
     def __init__(self, recipe: Recipe, task: Task, run: Path, device: torch.device, parent: Checkpoint | None) -> None:
         self.recipe, self.task, self.run = recipe, task, run
-        self.loss_dtype = getattr(torch, recipe.training.loss_dtype)
-        config = recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)
-        dtype = getattr(torch, recipe.training.dtype)
-        self.net: HookedNet = build_net(config).to(dtype)
-        if parent is not None:
-            self.net.load_unique_state_dict(parent.net.to(dtype).unique_state_dict())
-        self.net.to(device).train()
-        self.optimizer = make_optimizer(self.net, recipe.optimizer)
-        items = self.task.training
-        self.tokens, self.answer = items.tokens.to(device), items.answer.to(device)
-        self.answer_position = items.answer_position.to(device)
-        batch_size = recipe.training.batch_size
-        self.batches = None
-        if batch_size != "full":
-            self.batches = BatchStream(seed=recipe.training.seed, n_items=len(items), batch_size=batch_size)
+        self.learner = Learner(recipe, task, device, parent)
 
     def train(self, *, progress: bool) -> TrainingResult:
         """Run the loop from where the folder stands to the end."""
         n_steps = self.recipe.training.n_steps
-        start = load_resume(self.run, net=self.net, optimizer=self.optimizer, n_steps=n_steps)
+        start = load_resume(
+            self.run,
+            net=self.learner.net,
+            optimizer=self.learner.optimizer,
+            average=self.learner.average,
+            n_steps=n_steps,
+        )
         drop_metrics_after(self.run, start if start > 0 else -1)  # a fresh run evaluates step 0 again
         with progress_bar(n_steps=n_steps, start=start, show=progress) as bar, _signals() as stopped_by:
             if start == 0:
-                self._evaluate(0, bar)
+                self._evaluate(0, bar, save=False)
             self._loop(start, n_steps, bar, stopped_by)
         return TrainingResult(
             run=self.run,
@@ -161,32 +145,20 @@ class _Run:
                 shown = float(loss)  # waits for the device, so not at every step
                 self._check_converging(step, shown)
                 bar.loss(step, shown)
-            scores = self._evaluate(step, bar) if step in evaluated else None
-            if scores is not None and step in checkpoints:
-                self._save_checkpoint(step, scores)
+            if step in evaluated:
+                self._evaluate(step, bar, save=step in checkpoints)
             if is_saved:
-                save_resume(self.run, net=self.net, optimizer=self.optimizer, step=step)
-                self.saved = step
+                self._save_state(step)
             if interrupted is not None and step < n_steps:
                 raise TrainingInterrupted(self.run, step, interrupted)
 
     def _step(self, step: int) -> torch.Tensor:
         """One optimiser step, counted from 0; its loss in nats."""
-        rows = slice(None) if self.batches is None else self.batches.rows(step).to(self.tokens.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe.optimizer, step)
-        logits = self.net(self.tokens[rows], answer_only=True, answer_position=self.answer_position[rows])
-        loss = F.cross_entropy(logits.to(self.loss_dtype), self.answer[rows])
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.recipe.optimizer.max_gradient_norm > 0:
-            clip_grad_norm_(self.net.parameters(), self.recipe.optimizer.max_gradient_norm)
-        self.optimizer.step()
-        return loss.detach()
+        return self.learner.step(step)
 
     def _check_converging(self, step: int, loss: float) -> None:
         """Stop before anything of a net whose numbers have run off is saved."""
-        weight_norm = self._weight_norm()
+        weight_norm = self.learner.weight_norm()
         if math.isfinite(loss) and math.isfinite(weight_norm):
             return
         kept = f"the state of step {self.saved} is kept" if self.saved > 0 else "nothing was saved before"
@@ -196,26 +168,33 @@ class _Run:
             "max_gradient_norm"
         )
 
-    def _weight_norm(self) -> float:
-        """Euclidean norm over all weights, each counted once."""
-        return float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())
+    def _save_state(self, step: int) -> None:
+        """Save what the run continues from."""
+        learner = self.learner
+        save_resume(self.run, net=learner.net, optimizer=learner.optimizer, average=learner.average, step=step)
+        self.saved = step
 
-    def _evaluate(self, step: int, bar: ProgressBar) -> dict[str, SplitScore]:
-        """Score every split and add a line to the metrics."""
-        scores = split_scores(self.net, self.task, loss_dtype=self.loss_dtype)
-        record = {"step": step, "learning_rate": learning_rate(self.recipe.optimizer, max(step - 1, 0))}
-        record |= {"weight_norm": self._weight_norm(), "loss_dtype": self.recipe.training.loss_dtype}
-        record["softmax_collapse"] = scores["training"].collapsed
-        record |= {f"accuracy/{name}": score.accuracy for name, score in scores.items()}
-        record |= {f"loss/{name}": score.loss for name, score in scores.items()}
-        append_metrics(self.run, record)
-        bar.accuracies({name: score.accuracy for name, score in scores.items()})
-        return scores
+    def _evaluate(self, step: int, bar: ProgressBar, *, save: bool) -> None:
+        """Score every split, write the metrics and, if asked, keep a checkpoint: of averaged weights, if any."""
+        training = self.recipe.training
+        loss_dtype = getattr(torch, training.loss_dtype)
+        with self.learner.net_to_show() as net:
+            scores = split_scores(net, self.task, loss=training.loss, loss_dtype=loss_dtype)
+            record = {"step": step, "learning_rate": learning_rate(self.recipe.optimizer, max(step - 1, 0))}
+            record |= {"weight_norm": self.learner.weight_norm(), "loss_dtype": training.loss_dtype}
+            record |= {"loss_name": training.loss, "weights": "trained" if self.learner.average is None else "averaged"}
+            record["softmax_collapse"] = scores["training"].collapsed
+            record |= {f"accuracy/{name}": score.accuracy for name, score in scores.items()}
+            record |= {f"loss/{name}": score.loss for name, score in scores.items()}
+            append_metrics(self.run, record)
+            bar.accuracies({name: score.accuracy for name, score in scores.items()})
+            if save:
+                self._save_checkpoint(net, step, scores)
 
-    def _save_checkpoint(self, step: int, scores: dict[str, SplitScore]) -> None:
+    def _save_checkpoint(self, net: HookedNet, step: int, scores: dict[str, SplitScore]) -> None:
         save_checkpoint(
             checkpoint_path(self.run, step),
-            net=self.net,
+            net=net,
             task=self.task,
             step=step,
             metrics={name: score.accuracy for name, score in scores.items()},

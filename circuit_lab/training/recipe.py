@@ -9,9 +9,10 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from circuit_lab.errors import InputError, short
-from circuit_lab.nets import SharedTransformerConfig
+from circuit_lab.nets import NET_CONFIGS, NetConfig
 from circuit_lab.tasks import TASKS, ModularConfig, TaskConfig
 from circuit_lab.tasks.safe_files import file_kind, open_regular
+from circuit_lab.training.losses import LossName
 
 _FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
 _MAX_BYTES = 2**20
@@ -21,6 +22,8 @@ _MAX_SCHEDULED = 1_000_000
 _MAX_SEED = 2**63 - 1
 """The largest integer that every TOML reader takes."""
 _DecayRate = Annotated[float, Field(ge=0, lt=1)]
+PartName = Literal["embedding", "attention", "position_mlp", "mlp", "norm", "unembedding"]
+"""Parts of a net that can be trained alone."""
 
 
 class _Table(BaseModel):
@@ -66,8 +69,12 @@ class OptimizerRecipe(_Table):
         betas: Decay rates of the two moment estimates, in [0, 1).
         eps: Added to the denominator.
         warmup_steps: Steps over which the rate rises linearly.
-        max_gradient_norm: Gradients are scaled down to this Euclidean norm over all weights; 0 means never. Without it
-            small nets at a constant rate lose what they have learnt every few thousand steps, and relearn it.
+        max_gradient_norm: Gradients are scaled down to this Euclidean norm over all trained weights; 0 means never.
+            Without it small nets at a constant rate lose what they have learnt every few thousand steps, and relearn
+            it.
+        only: The parts of the net that are trained; the others stay what they were, bit by bit, and do not decay. Left
+            out, all are. "embedding" is that of tokens, positions and prefix; "norm" the norms' scales and biases;
+            "position_mlp" a recursive net's MLP over positions.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -76,6 +83,7 @@ class OptimizerRecipe(_Table):
     eps: float = Field(default=1e-8, gt=0)
     warmup_steps: int = Field(default=200, ge=0, le=10**9)
     max_gradient_norm: float = Field(default=1.0, ge=0)
+    only: Annotated[tuple[PartName, ...], Field(strict=False, min_length=1)] | None = None
 
 
 class TrainingRecipe(_Table):
@@ -86,8 +94,17 @@ class TrainingRecipe(_Table):
         batch_size: Items per step, drawn with replacement from all training items; "full" takes each item once.
         seed: Fixes the batches; the net's and the task's seeds stand in their own tables.
         dtype: Type of weights and arithmetic.
-        loss_dtype: Type in which log-softmax and loss are computed. In float32 training stalls once the answer's
-            probability rounds to 1 ("softmax collapse": Prieto et al. 2025, arXiv 2501.04697).
+        loss: How logits become the answer's probability: "cross_entropy" by softmax, "stablemax" by that of Prieto et
+            al. 2025 (arXiv 2501.04697), whose probabilities do not round to 1.
+        loss_dtype: Type in which the loss is computed. In float32 training stalls once the answer's probability rounds
+            to 1 ("softmax collapse": the same paper).
+        ema_decay: Decay per step of an exponential moving average of the weights, in [0, 1); 0 means none. With one,
+            evaluation and checkpoints are of the averaged weights, and only the resume state holds both.
+        precision: Arithmetic of the matrix products in a training step. "float32"; "tf32" (NVIDIA GPUs: 10 bits of
+            mantissa, sums in float32); "bf16" (bfloat16 in the forward pass and its gradients). The weights stay
+            float32, and evaluation and checkpoints are computed in it.
+        compile: Whether the forward pass and the loss go through torch.compile, which takes a minute at the start.
+        cuda_graphs: Whether the compiled step is replayed as CUDA graphs, which spares the launch of each kernel.
         n_threads: CPU threads. One is fastest for small nets, and fixing it makes runs repeatable bit by bit.
         resume_every: Steps between saves of the resume state.
     """
@@ -96,9 +113,28 @@ class TrainingRecipe(_Table):
     batch_size: Annotated[int, Field(ge=1, le=2**18)] | Literal["full"] = 128
     seed: int = Field(default=0, ge=0, le=_MAX_SEED)
     dtype: Literal["float32", "float64"] = "float32"
+    loss: LossName = "cross_entropy"
     loss_dtype: Literal["float32", "float64"] = "float32"
+    ema_decay: _DecayRate = 0.0
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    compile: bool = False
+    cuda_graphs: bool = False
     n_threads: int = Field(default=1, ge=1, le=1024)
     resume_every: int = Field(default=500, ge=1)
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "TrainingRecipe":
+        if self.precision != "float32" and self.dtype != "float32":
+            raise ValueError(
+                f'training.precision = "{self.precision}" shortens float32 numbers, but training.dtype = '
+                f'"{self.dtype}"; set one of the two to "float32"'
+            )
+        if self.cuda_graphs and not self.compile:
+            raise ValueError(
+                "training.cuda_graphs = true replays the compiled step, but training.compile = false; set "
+                "training.compile = true"
+            )
+        return self
 
 
 class Schedule(_Table):
@@ -178,7 +214,7 @@ class Recipe(BaseModel):
                 f"net.{short(key, _MAX_SHOWN)} is null, which TOML cannot say; leave it out, or write "
                 '"none" for no norm'
             )
-        SharedTransformerConfig(**net, d_vocab=1, n_ctx=1)
+        _config_class(net)(**net, d_vocab=1, n_ctx=1)
         return net
 
     @model_validator(mode="after")
@@ -193,13 +229,23 @@ class Recipe(BaseModel):
                 )
         return self
 
-    def net_config(self, *, d_vocab: int, d_vocab_out: int, n_ctx: int) -> SharedTransformerConfig:
+    def net_config(self, *, d_vocab: int, d_vocab_out: int, n_ctx: int) -> NetConfig:
         """The net's whole config for a task of that size."""
-        return SharedTransformerConfig(**self.net, d_vocab=d_vocab, d_vocab_out=d_vocab_out, n_ctx=n_ctx)
+        return _config_class(self.net)(**self.net, d_vocab=d_vocab, d_vocab_out=d_vocab_out, n_ctx=n_ctx)
 
     def to_toml(self) -> str:
         """The recipe with every default spelt out."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _config_class(net: dict[str, Any]) -> type[NetConfig]:
+    """The class of a net's config; a table without `kind` is a shared transformer's."""
+    kind = net.get("kind", "shared_transformer")
+    if kind not in NET_CONFIGS:
+        raise ValueError(
+            f"net.kind: unknown kind {short(repr(kind), _MAX_SHOWN)}; the kinds are: {', '.join(NET_CONFIGS)}"
+        )
+    return NET_CONFIGS[kind]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -246,20 +292,20 @@ def parse_recipe(tables: dict[str, Any], *, source: str) -> Recipe:
         return Recipe.model_validate(tables)
     except ValidationError as error:
         details = error.errors()
-        problems = "; ".join(_problem(detail) for detail in details[:_MAX_PROBLEMS])
+        problems = "; ".join(_problem(detail, tables) for detail in details[:_MAX_PROBLEMS])
         if len(details) > _MAX_PROBLEMS:
             problems += f"; and {len(details) - _MAX_PROBLEMS} more"
         raise InputError(f"recipe {source}: {problems}") from error
 
 
-def _problem(detail: Any) -> str:
+def _problem(detail: Any, tables: dict[str, Any]) -> str:
     """One validation error as `key: what is wrong (got value)`, with the valid keys when the key is unknown."""
     # pydantic adds the branch it took: the task's kind, or the type of a value that may have several.
     parts = (str(part) for part in detail["loc"] if part not in TASKS)
     place = [part for part in parts if not part.startswith(("constrained-", "literal["))]
     key, message = ".".join(place), detail["msg"].removeprefix("Value error, ").replace("\n", " ")
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; valid keys are: {', '.join(_valid_keys(place))}"
+        return f"unknown key {key!r}; valid keys are: {', '.join(_valid_keys(place, tables))}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     if detail["type"] == "union_tag_invalid":
@@ -269,12 +315,12 @@ def _problem(detail: Any) -> str:
     return f"{key}: {message} (got {short(repr(detail['input']), _MAX_SHOWN)})"
 
 
-def _valid_keys(place: list[str]) -> list[str]:
+def _valid_keys(place: list[str], tables: dict[str, Any]) -> list[str]:
     """The keys that a recipe allows where it has an unknown one."""
     if len(place) == 1:
         return list(Recipe.model_fields)
     if place[0] == "net":
-        return [key for key in SharedTransformerConfig.model_fields if key not in _FROM_TASK]
+        return [key for key in _config_class(tables["net"]).model_fields if key not in _FROM_TASK]
     annotation = Recipe.model_fields[place[0]].annotation
     table = next(part for part in (*get_args(annotation), annotation) if isinstance(part, type))
     assert issubclass(table, BaseModel), f"table {place[0]} lists its own keys"

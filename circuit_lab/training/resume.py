@@ -1,4 +1,4 @@
-"""Saving and restoring a run in the middle: weights, the optimiser's moments and the step, nothing else.
+"""Saving and restoring a run in the middle: weights, their average, the optimiser's moments and the step, nothing else.
 
 The batches are a function of the step, so there is no random state to keep.
 """
@@ -18,8 +18,10 @@ from circuit_lab.nets import HookedNet
 from circuit_lab.tasks.safe_files import check_inside
 from circuit_lab.training.checkpoint import METADATA_KEY, check_finite, read_tensors, weights_hash
 from circuit_lab.training.run_folder import RESUME, write_atomically
+from circuit_lab.training.weight_average import WeightAverage
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+AVERAGE = "average"
 _START_AGAIN = "delete it to train this run from the start"
 
 
@@ -32,7 +34,9 @@ class _Saved(BaseModel):
     state_hash: str
 
 
-def save_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step: int) -> None:
+def save_resume(
+    run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step: int, average: WeightAverage | None = None
+) -> None:
     """Write the state after `step` steps; a kill, or an error, leaves the state before it.
 
     Args:
@@ -40,6 +44,7 @@ def save_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step
         net: The net.
         optimizer: Its optimiser.
         step: Steps done so far, at least 1.
+        average: The average of its weights; None for a run without one.
 
     A weight or moment that is not finite, for training diverged, is an InputError; a full disk an OSError.
     """
@@ -49,19 +54,24 @@ def save_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step
         for moment in MOMENTS:
             if weight in optimizer.state:
                 tensors[f"{moment}/{name}"] = optimizer.state[weight][moment].cpu().contiguous()
+        if average is not None:
+            tensors[f"{AVERAGE}/{name}"] = average.tensors[name].cpu().contiguous()
     check_finite(tensors, f"state of {run} after step {step}")
     saved = _Saved(step=step, state_hash=_state_hash(step, tensors))
     write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: saved.model_dump_json()}))
 
 
-def load_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, n_steps: int) -> int:
+def load_resume(
+    run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, n_steps: int, average: WeightAverage | None = None
+) -> int:
     """Put the saved state into a fresh net and optimiser.
 
     Args:
         run: The run folder.
-        net: The net, of the same config.
+        net: The net, of the same config, the same parts of it frozen.
         optimizer: Its optimiser, before any step.
         n_steps: Steps of the whole run; the saved step is none after the last.
+        average: The average of its weights, to be filled as well; None for a run without one.
 
     Returns:
         Steps done so far; 0 when nothing was saved yet.
@@ -84,16 +94,20 @@ def load_resume(run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, n_st
         raise InputError(f"{path} is damaged: its {place:.80}: {first['msg']:.200}; {_START_AGAIN}") from error
     if saved.step > n_steps:
         raise InputError(f"{path} is of step {saved.step}, but the run has {n_steps} steps; {_START_AGAIN}")
-    _check_state(path, tensors, net=net)
+    _check_state(path, tensors, net=net, is_averaged=average is not None)
     if saved.state_hash != _state_hash(saved.step, tensors):
         raise InputError(f"{path} is damaged: its content is not what was saved; {_START_AGAIN}")
     check_finite(tensors, f"{path}")
-    net.load_unique_state_dict({name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()})
+    weights = {name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()}
+    net.load_unique_state_dict(net.unique_state_dict() | weights)  # with what is fixed, such as initial streams
     for name, weight in net.named_parameters():
-        optimizer.state[weight] = {
-            "step": torch.tensor(float(saved.step), device=weight.device),
-            **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
-        }
+        if weight.requires_grad:
+            optimizer.state[weight] = {
+                "step": torch.tensor(float(saved.step), device=weight.device),
+                **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
+            }
+        if average is not None:
+            average.tensors[name].copy_(tensors[f"{AVERAGE}/{name}"])
     return saved.step
 
 
@@ -101,9 +115,12 @@ def _state_hash(step: int, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(f"{step} {weights_hash(tensors)}".encode()).hexdigest()
 
 
-def _check_state(path: Path, tensors: Mapping[str, Tensor], *, net: HookedNet) -> None:
-    """Every parameter has its weight and moments, of its shape and type, and nothing else is there."""
-    expected = {f"{part}/{name}": p for name, p in net.named_parameters() for part in ("weight", *MOMENTS)}
+def _check_state(path: Path, tensors: Mapping[str, Tensor], *, net: HookedNet, is_averaged: bool) -> None:
+    """Every parameter has its weight, moments and average, of its shape and type, and nothing else is there."""
+    always = ("weight", AVERAGE) if is_averaged else ("weight",)
+    expected = {
+        f"{kind}/{name}": p for name, p in net.named_parameters() for kind in always + MOMENTS * p.requires_grad
+    }
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
         raise InputError(f"{path} is damaged or of another net: missing {missing}, unknown {unknown}; {_START_AGAIN}")

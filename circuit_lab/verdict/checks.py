@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from circuit_lab.measures import Interval, predicted_answers, proportion_interval
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 from circuit_lab.verdict.verdicts import Verdict
 
@@ -30,7 +30,7 @@ class Share:
         return proportion_interval(self.n_true, self.n)
 
 
-def share_right(net: HookedSharedTransformer, queries: Queries) -> Share:
+def share_right(net: HookedNet, queries: Queries) -> Share:
     """How many of the queries a net answers right."""
     return Share(int((predicted_answers(net, queries) == queries.answer).sum()), len(queries))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from circuit_lab.nets import HookedSharedTransformer, shared_transformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Task
 from circuit_lab.training import Checkpoint, load_checkpoint, resolve_checkpoint, resolve_device
 
@@ -24,7 +24,7 @@ class Subject(Generic[TaskT]):
         checkpoint: The checkpoint they were loaded from; None for a net in memory.
     """
 
-    net: HookedSharedTransformer
+    net: HookedNet
     task: TaskT
     source: str
     checkpoint: Checkpoint | None
@@ -35,25 +35,23 @@ class Subject(Generic[TaskT]):
         return None if self.checkpoint is None else self.checkpoint.step
 
 
-CheckpointLike = str | Path | Checkpoint | tuple[HookedSharedTransformer, Task]
+CheckpointLike = str | Path | Checkpoint | tuple[HookedNet, Task]
 """What `diagnose` takes: a path, a reference model's name, a loaded checkpoint, or a net with its task."""
 
 
 def find_subject(checkpoint: CheckpointLike, *, device: str) -> Subject:
     """The net and task that the argument of `diagnose` means."""
     if isinstance(checkpoint, Checkpoint):
-        net = shared_transformer(checkpoint.net, place=str(checkpoint.path))
-        return Subject(net=net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
+        return Subject(net=checkpoint.net, task=checkpoint.task, source=str(checkpoint.path), checkpoint=checkpoint)
     if isinstance(checkpoint, tuple):
         net, task = checkpoint
         return Subject(net=net, task=task, source="a net and its task, in memory", checkpoint=None)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint), device=str(resolve_device(device)))
-    net = shared_transformer(loaded.net, place=str(checkpoint))
-    return Subject(net=net, task=loaded.task, source=str(checkpoint), checkpoint=loaded)
+    return Subject(net=loaded.net, task=loaded.task, source=str(checkpoint), checkpoint=loaded)
 
 
 @contextmanager
-def in_eval_mode(*nets: HookedSharedTransformer) -> Iterator[None]:
+def in_eval_mode(*nets: HookedNet) -> Iterator[None]:
     """Nets in `eval` mode; each gets its own back."""
     modes = [net.training for net in nets]
     for net in nets:

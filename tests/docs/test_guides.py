@@ -10,6 +10,7 @@ PAGES = [*sorted((DOCS / "guides").glob("*.md")), DOCS / "quickstart.md"]
 N_BLOCKS = {
     "adding_a_measure.md": 2,
     "adding_a_net.md": 2,
+    "adding_a_study.md": 1,
     "adding_a_task.md": 3,
     "adding_an_importer.md": 3,
     "quickstart.md": 3,

@@ -96,11 +96,13 @@ def test_a_plain_task_does_not_fit_the_net(net, plain, tmp_path):
         load_checkpoint(path, task=plain)
 
 
-def test_a_recursive_net_is_not_diagnosed_yet(saved):
+@pytest.mark.slow
+def test_a_recursive_net_is_diagnosed(saved):
     import circuit_lab
 
-    with pytest.raises(InputError, match="recursive"):
-        circuit_lab.diagnose(saved)
+    diagnosis = circuit_lab.diagnose(saved, n_partners=3, max_queries_per_split=20)
+    assert diagnosis.verdict == "untrained"
+    assert diagnosis.net.startswith("recursive transformer")
 
 
 def test_a_config_that_asks_for_a_huge_prefix_is_refused(foreign, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from small_nets import capture, make_net, make_tokens
 
 from circuit_lab.measures import OutputSite, Place, Site, site_states
-from circuit_lab.measures.sites import output_places, patched_logits, shares_states
+from circuit_lab.measures.sites import lens_places, output_places, patched_logits, shares_states
 
 PLACES = (Place(0, "mlp_out", 1), Place(1, "attn_out", 3), Place(1, "mlp_out", 1))
 LAST = torch.full((6,), 3)
@@ -64,7 +64,9 @@ def test_the_places_of_a_net(net):
     assert len(places) == (2 * 3 - 1) * 4
     assert Place(2, "mlp_out", 3) not in places  # nothing reads it but the unembedding
     assert OutputSite(PLACES).positions == (1, 3)
-    assert OutputSite(PLACES).lens_places == (("resid_post 0", 1), ("resid_post 1", 3), ("resid_post 1", 1))
+    seen = (("resid_post 0", 1), ("resid_post 1", 3), ("resid_post 1", 1))
+    assert lens_places(OutputSite(PLACES), net.lens_sites) == seen
+    assert lens_places(Site("resid_post 1", (0, 2)), net.lens_sites) == (("resid_post 1", 0), ("resid_post 1", 2))
 
 
 def test_hooks_are_taken_off(net):

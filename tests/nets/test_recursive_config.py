@@ -117,7 +117,9 @@ def test_build_net_dispatches_on_kind():
 def test_shared_transformer_lets_only_shared_ones_through():
     shared = build_net(SharedTransformerConfig(**SHARED))
     assert shared_transformer(shared, place="here") is shared
-    with pytest.raises(ValueError, match="here is a recursive transformer, and a diagnosis reads the one residual"):
+    with pytest.raises(
+        ValueError, match="here is a recursive transformer, and what is asked for is defined on the one"
+    ):
         shared_transformer(build_net(recursive_config()), place="here")
 
 

@@ -82,7 +82,8 @@ def test_a_displacement_of_float32s_size_grows_to_what_whole_passes_differ_by(go
     net.double()
     start = golden_state(golden, "H0.L0").double()
     noise = 1e-6 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    embedding = golden["input_embedding"].double()
     plain, moved = (
-        net(golden["tokens"], start_at="H0.L0", residual=state, other_stream=None) for state in (start, start + noise)
+        net(start_at="H0.L0", residual=torch.cat([state, embedding], dim=1)) for state in (start, start + noise)
     )
     assert (moved - plain).abs().max() > 1e-4

@@ -7,6 +7,7 @@ import torch
 from recursive_nets import RECURSIVE, kept_recursive_net, make_recursive_net, recursive_tokens
 
 from circuit_lab.nets import LensSite
+from circuit_lab.nets.sites import lens_sites_of_layers, sites_to_resume
 
 POSITIONS = torch.tensor([0, 1, 2, 3, 4, 2])
 
@@ -16,10 +17,9 @@ def cached(net, tokens):
     return net.run_with_cache(tokens, names_filter=[site.hook_name for site in net.lens_sites])
 
 
-def resumed(net, tokens, cache, site, **kwargs):
-    other = net.other_stream_site(site.label)
-    state = None if other is None else cache[other.hook_name]
-    return net(tokens, start_at=site.label, residual=cache[site.hook_name], other_stream=state, **kwargs)
+def resumed(net, cache, site, **kwargs):
+    states = [cache[needed.hook_name] for needed in sites_to_resume(net.lens_sites, site.label)]
+    return net(start_at=site.label, residual=torch.cat(states, dim=1), **kwargs)
 
 
 def test_lens_sites_are_both_streams_in_order():
@@ -33,21 +33,24 @@ def test_lens_sites_are_both_streams_in_order():
     )
 
 
-def test_other_stream_sites():
-    net = kept_recursive_net("plain")
-    found = {site.label: net.other_stream_site(site.label) for site in net.lens_sites}
-    assert {label: site and site.label for label, site in found.items()} == {
-        "embed": None,
-        "H0.L0": None,
-        "H0.L1": None,
-        "H0.L2": None,
-        "H0.commit": "H0.L2",
-        "H1.L0": "H0.commit",
-        "H1.L1": "H0.commit",
-        "H1.L2": "H0.commit",
-        "H1.commit": "H1.L2",
+def test_what_a_resume_needs():
+    """Of three inner steps in two cycles: the other stream once it has been rewritten, the input while it is read."""
+    sites = kept_recursive_net("plain").lens_sites
+    found = {site.label: [needed.label for needed in sites_to_resume(sites, site.label)] for site in sites}
+    assert found == {
+        "embed": ["embed"],
+        "H0.L0": ["H0.L0", "embed"],
+        "H0.L1": ["H0.L1", "embed"],
+        "H0.L2": ["H0.L2", "embed"],
+        "H0.commit": ["H0.commit", "H0.L2", "embed"],
+        "H1.L0": ["H1.L0", "H0.commit", "embed"],
+        "H1.L1": ["H1.L1", "H0.commit", "embed"],
+        "H1.L2": ["H1.L2", "H0.commit"],
+        "H1.commit": ["H1.commit"],
     }
-    assert net.other_stream_site("blocks.9.hook_resid_post") == net.other_stream_site("H1.L0")
+    assert sites_to_resume(sites, "blocks.9.hook_resid_post") == sites_to_resume(sites, "H1.L0")
+    shared = lens_sites_of_layers(2)
+    assert [sites_to_resume(shared, site.label) for site in shared] == [(site,) for site in shared]
 
 
 @pytest.mark.parametrize("name", RECURSIVE)
@@ -55,29 +58,19 @@ def test_resuming_from_every_site_is_bit_identical(name):
     net, tokens = kept_recursive_net(name), recursive_tokens()
     whole, cache = cached(net, tokens)
     for site in net.lens_sites:
-        assert torch.equal(resumed(net, tokens, cache, site), whole), site.label
-        answer = resumed(net, tokens, cache, site, answer_only=True, answer_position=POSITIONS)
+        assert torch.equal(resumed(net, cache, site), whole), site.label
+        answer = resumed(net, cache, site, answer_only=True, answer_position=POSITIONS)
         torch.testing.assert_close(answer, whole[torch.arange(6), POSITIONS], rtol=0, atol=1e-12)
 
 
-def test_a_resume_uses_all_three_things_it_is_given():
+def test_a_resume_uses_all_that_it_is_given():
     net, tokens = kept_recursive_net("plain"), recursive_tokens()
     whole, cache = cached(net, tokens)
-    site = net.lens_sites[5]
-    assert site.label == "H1.L0"
-    for name in ("residual", "other_stream", "tokens"):
-        arguments = {"residual": cache[site.hook_name], "other_stream": cache["resid_post", 7], "tokens": tokens}
-        arguments[name] = arguments[name].roll(1, dims=0)
-        assert (net(start_at="H1.L0", **arguments) - whole).abs().max() > 1e-3, name
-
-
-def test_what_is_not_read_need_not_be_given():
-    net, tokens = kept_recursive_net("plain"), recursive_tokens()
-    whole, cache = cached(net, tokens)
-    assert torch.equal(net(start_at="embed", residual=cache["hook_input"]), whole)
-    last_inner = net(start_at="H1.L2", residual=cache["resid_post", 13], other_stream=cache["resid_post", 7])
-    assert torch.equal(last_inner, whole)
-    assert torch.equal(net(start_at="H1.commit", residual=cache["resid_post", 15]), whole)
+    states = [cache[name] for name in ("blocks.9.hook_resid_post", "blocks.7.hook_resid_post", "hook_input")]
+    assert torch.equal(net(start_at="H1.L0", residual=torch.cat(states, dim=1)), whole)
+    for i in range(3):
+        changed = [state.roll(1, dims=0) if i == j else state for j, state in enumerate(states)]
+        assert (net(start_at="H1.L0", residual=torch.cat(changed, dim=1)) - whole).abs().max() > 1e-3, i
 
 
 def test_skipped_steps_fire_no_hooks():
@@ -85,11 +78,11 @@ def test_skipped_steps_fire_no_hooks():
     _, cache = cached(net, tokens)
     fired = []
     with net.hooks(fwd_hooks=[(lambda _name: True, lambda _activation, hook: fired.append(hook.name))]):
-        resumed(net, tokens, cache, net.lens_sites[6])
-    assert fired[:3] == ["hook_embed", "hook_input", "blocks.12.hook_resid_pre"]
+        resumed(net, cache, net.lens_sites[6])
+    assert fired[0] == "blocks.12.hook_resid_pre"
     fired.clear()
     with net.hooks(fwd_hooks=[(lambda _name: True, lambda _activation, hook: fired.append(hook.name))]):
-        resumed(net, None, cache, net.lens_sites[8])
+        resumed(net, cache, net.lens_sites[8])
     assert fired == []
 
 
@@ -100,7 +93,7 @@ def test_resuming_from_a_changed_state_equals_patching_it():
     for site in net.lens_sites:
         patched = net.run_with_hooks(tokens, fwd_hooks=[(site.hook_name, lambda state, **_: state + noise)])
         changed = {**cache.cache_dict, site.hook_name: cache[site.hook_name] + noise}
-        assert torch.equal(resumed(net, tokens, changed, site), patched)
+        assert torch.equal(resumed(net, changed, site), patched)
 
 
 def test_answer_only_equals_the_whole_at_that_position():
@@ -129,14 +122,14 @@ STATE = torch.zeros(1, 7, 12)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "tokens is None; give tokens, or start_at and what it needs to resume"),
-        ({"residual": STATE}, "residual or other_stream is given without start_at"),
-        ({"other_stream": STATE}, "residual or other_stream is given without start_at"),
-        ({"start_at": "H0.L1"}, "start_at = 'H0.L1' needs residual, the state there"),
-        ({"start_at": "H1.L1", "residual": STATE}, "needs other_stream, the state at 'H0.commit'"),
-        ({"start_at": "H0.commit", "residual": STATE}, "needs other_stream, the state at 'H0.L2'"),
-        ({"start_at": "H0.L1", "residual": STATE}, "start_at = 'H0.L1' needs tokens: the inner steps after it read"),
-        ({"start_at": "embed", "residual": STATE, "other_stream": STATE}, "'embed' starts both streams anew"),
+        ({}, "tokens is None; give tokens, or start_at and residual to resume"),
+        ({"residual": STATE}, "residual is given without start_at"),
+        ({"start_at": "H0.L1"}, "start_at = 'H0.L1' needs residual, the state at 'H0.L1' and 'embed'; it is None"),
+        (
+            {"start_at": "H0.commit", "residual": STATE},
+            r"the state at 'H0.commit' and 'H0.L2' and 'embed', of 7 .* each, .*: 21 rows; got shape \[1, 7, 12\]",
+        ),
+        ({"start_at": "H1.commit", "residual": STATE[:, 2:]}, r"7 rows; got shape \[1, 5, 12\]"),
         ({"start_at": "H2.L0", "residual": STATE}, r"no lens site 'H2.L0' in this net; it has: 'embed' \(hook_input\)"),
         ({"tokens": torch.zeros(2, 6, dtype=torch.long)}, r"pos at most n_ctx = 5, got shape \[2, 6\]"),
         ({"tokens": torch.tensor([[3, 17]])}, r"tokens must lie in 0..16 \(d_vocab = 17\), got 3..17"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from calibration_records import readings, record
 
-from circuit_lab.report.calibration_page import _with_stable_ids, calibration_readme, write_calibration
+from circuit_lab.report.calibration_page import calibration_readme, write_calibration
+from circuit_lab.report.figure_files import _with_stable_ids
 from circuit_lab.report.figures.calibration import (
     calibration_figures,
     confusion_figure,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_nets import make_net
 
-from circuit_lab.measures import ActivationPatching, AttentionPatterns, BridgeRecovery, LogitLens, MeanInterval
+from circuit_lab.measures import ActivationPatching, AttentionPatterns, BridgeRecovery, LogitLens, MeanInterval, Site
 from circuit_lab.measures.attribution.edges import Edge, Reader, Writer
 from circuit_lab.measures.attribution.path_patching import PathPatching
 from circuit_lab.measures.metrics import METRICS
@@ -168,6 +168,7 @@ def attention(positions=POSITIONS):
     entropy = torch.zeros(3, 2, 3)
     return AttentionPatterns(
         position_names=positions,
+        layer_names=("0", "1", "2"),
         blocks=(0, 1, 0),
         weight=interval,
         entropy=MeanInterval(entropy, entropy, entropy),
@@ -210,6 +211,7 @@ def lens_reading(offset, positions=POSITIONS):
         **rest,
         bridge_found=1.0,
         bridge_first=1.0,
+        found=torch.ones(200, dtype=torch.bool),
         n=200,
         chance=0.05,
     )
@@ -251,6 +253,7 @@ def by_hand(positions=POSITIONS, *, effects=None, edges=True):
         measurements=SimpleNamespace(
             subject=SimpleNamespace(net=net, task=SimpleNamespace(splits={"test_id": asked, "test_ood": asked})),
             lens={"test_id": lens_reading(0.2, positions), "test_ood": lens_reading(0.1, positions)},
+            located=SimpleNamespace(found=True, sites=(Site("resid_post 0", (1,)),), position_names=positions),
         ),
     )
     exhibits = TwoHopExhibits(
@@ -259,10 +262,13 @@ def by_hand(positions=POSITIONS, *, effects=None, edges=True):
         queries=pd.DataFrame(),
         n_of_outcome={},
         lens=empty_lens(positions),
+        layer_names=("0", "1", "2"),
+        attended=positions,
         attention=torch.zeros(0, 3, 2, 3, 3),
         transplants=pd.DataFrame(),
         site_effects=site_effects(positions) if effects is None else effects,
         edges=single_edges(EFFECTS, positions) if edges else None,
+        why_no_edges=None,
         patching={"r1": activation_patching(positions)},
         heads=attention(positions),
         geometry=None,

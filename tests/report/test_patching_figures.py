@@ -94,6 +94,7 @@ def tracing():
         mrr_chance=0.25,
         threshold=0.5,
         causal=True,
+        reads=((), (0,), (1,)),
     )
 
 

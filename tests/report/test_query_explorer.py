@@ -96,7 +96,8 @@ def test_attention_can_be_read_back(case, causal):
     if not causal:
         attention = torch.randn(attention.shape, generator=torch.Generator().manual_seed(5)).softmax(-1)
     stored = unpacked(explorer_panel(diagnosis, replace(exhibits, attention=attention)))["attention"]
-    assert (stored["n_layers"], stored["n_heads"], stored["causal"]) == (N_LAYERS, N_HEADS, causal)
+    assert (len(stored["layers"]), stored["n_heads"], stored["causal"]) == (N_LAYERS, N_HEADS, causal)
+    assert stored["layers"][0] == "0" and stored["positions"] == list(exhibits.position_names)
     weights = iter(stored["percent"])
     for pattern in attention.reshape(-1, 3, 3):
         for to, row in enumerate(pattern.tolist()):
@@ -196,6 +197,7 @@ def test_a_hundred_and_fifty_queries_fit_into_their_share_of_a_page(case):
         vocab=vocab,
         queries=queries,
         lens=lens,
+        layer_names=("0", "1", "2", "3"),
         attention=attention / attention.sum(-1, keepdim=True),
         transplants=made.reset_index(drop=True),
     )

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from circuit_lab.nets import HookedRecursiveTransformer, RecursiveTransformerConfig, build_net
+from circuit_lab.nets.sites import sites_to_resume
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GOLDEN_NAMES = ["attention_rope", "position_mlp"]
@@ -83,15 +84,10 @@ def step_errors(net: HookedRecursiveTransformer, golden: dict[str, torch.Tensor]
     """Largest difference after each step that starts from the stored state before it, and of the logits."""
     errors = {}
     for site, following in zip(net.lens_sites, net.lens_sites[1:], strict=False):
-        other = net.other_stream_site(site.label)
         seen = {}
         with net.hooks(fwd_hooks=[(following.hook_name, lambda state, seen=seen, **_: seen.update(state=state))]):
-            net(
-                golden["tokens"],
-                start_at=site.label,
-                residual=golden_state(golden, site.label).to(net.dtype),
-                other_stream=None if other is None else golden_state(golden, other.label).to(net.dtype),
-            )
+            before = [golden_state(golden, needed.label) for needed in sites_to_resume(net.lens_sites, site.label)]
+            net(start_at=site.label, residual=torch.cat(before, dim=1).to(net.dtype))
         errors[following.label] = float((seen["state"] - golden_state(golden, following.label)).abs().max())
     last = net.lens_sites[-1].label
     logits = net(start_at=last, residual=golden_state(golden, last).to(net.dtype))

@@ -15,6 +15,7 @@ from circuit_lab.tasks.task_spec import CONFIG_OF_KIND, TASK_FORMS, task_from_wo
 from circuit_lab.training import reference_model
 
 MODELS = Path(__file__).parents[2] / "models"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,7 @@ def test_every_form_that_is_offered_is_one(tmp_path, monkeypatch):
     (tmp_path / "pairs.txt").write_text("0\n1\n")
     shutil.copy(MODELS / "modular-memorising" / "recipe.toml", tmp_path / "RECIPE.toml")
     shutil.copytree(MODELS / "modular-memorising", tmp_path / "FOLDER")
+    shutil.copy(GOLDEN / "natural_language_2wiki.json", tmp_path / "QUESTIONS.json")
     for form, meaning in TASK_FORMS:
         assert task_from_words(form.replace("=FILE", "=pairs.txt")).splits and meaning
     offered = " ".join(form for form, _ in TASK_FORMS)
@@ -130,7 +132,10 @@ def test_mistakes_say_what_is_allowed(words, message):
         (b"x = [" + b"[" * 100_000, "is not valid TOML"),
         (b"a = 1\n[net]\n", r"has no \[task\] table, so it is no recipe; it has 'a', 'net'"),
         (b"task = 3\n", r"has no \[task\] table"),
-        (b"[task]\np = 7\n", "kind must be one of modular, two_hop or two_hop_folder, got"),
+        (
+            b"[task]\np = 7\n",
+            "one of modular, two_hop, two_hop_transfer, natural_language or two_hop_folder, got",
+        ),
         (
             b"[task]\nkind = 'modular'\np = 7\nn_trains = 3\n",
             "unknown ModularConfig setting 'n_trains' = 3; the settings",

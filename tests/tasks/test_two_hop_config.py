@@ -6,7 +6,9 @@ from circuit_lab.tasks import (
     TASKS,
     Augmentation,
     ModularConfig,
+    NaturalLanguageConfig,
     TaskConfig,
+    TransferConfig,
     TwoHopConfig,
     TwoHopFolderConfig,
     build_task,
@@ -97,7 +99,8 @@ def test_refusals_name_setting_value_and_fix(change, message):
 
 
 def test_every_kind_of_config_has_a_builder():
-    kinds = {model.model_fields["kind"].default for model in (TwoHopConfig, TwoHopFolderConfig, ModularConfig)}
+    configs = (TwoHopConfig, TwoHopFolderConfig, TransferConfig, NaturalLanguageConfig, ModularConfig)
+    kinds = {model.model_fields["kind"].default for model in configs}
     assert set(TASKS) == kinds
     assert build_task(TwoHopConfig(**SIZES, ood_share=0.3)).config.kind == "two_hop"
 
@@ -109,7 +112,11 @@ def test_task_config_is_chosen_by_kind():
     folder = {"kind": "two_hop_folder", "path": "data", "content_hash": "0" * 64}
     assert isinstance(Holder.model_validate({"task": folder}).task, TwoHopFolderConfig)
     assert isinstance(Holder.model_validate({"task": SIZES | {"kind": "two_hop"}}).task, TwoHopConfig)
-    with pytest.raises(ValueError, match=r"'three_hop'.*expected tags: 'two_hop', 'two_hop_folder', 'modular'"):
+    with pytest.raises(
+        ValueError,
+        match=r"'three_hop'.*expected tags: 'two_hop', 'two_hop_folder', 'two_hop_transfer', "
+        "'natural_language', 'modular'",
+    ):
         Holder.model_validate({"task": {"kind": "three_hop"}})
     with pytest.raises(ValueError, match=r"(?s)content_hash.*pattern"):
         TwoHopFolderConfig(path="data", content_hash="xyz")

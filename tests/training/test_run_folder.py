@@ -268,7 +268,7 @@ def test_the_last_good_state_outlives_a_divergence(recipe, tmp_path, monkeypatch
         loss = real(self, number)
         if number == 20:
             with torch.no_grad():
-                self.net.embed.W_E[3, 2] = torch.nan
+                self.learner.net.embed.W_E[3, 2] = torch.nan
         return loss
 
     monkeypatch.setattr(loop._Run, "_step", step)

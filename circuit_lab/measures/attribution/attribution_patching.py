@@ -15,9 +15,9 @@
    between the receiving and the lending run's embeddings, e(s) = e_recv + s (e_lend - e_recv), each a forward pass of
    its own; the differences of activations stay those of the two end points. The same is done for nodes. `n_steps = 1`
    is plain attribution patching, s = 0. From 2 on, s = (k + 1/2) / n_steps. (Deviation: there s = k / n_steps, k from
-   1. The midpoints' error falls with the square of n_steps, and neither run is favoured.) For the embedding,
-   `resid_pre` of layer 0, the scores over positions then add up to the difference of the metric between the runs
-   (completeness).
+   1. The midpoints' error falls with the square of n_steps, and neither run is favoured.) For the embedding, the first
+   site of `resid`, the scores over positions then add up to the difference of the metric between the runs
+   (completeness; without what a learned prefix, before the tokens, adds, which is no node).
 
 The metric is a sum over queries of their own metrics and queries do not touch each other, so one backward pass gives
 the gradient of every query. Metrics that are constant almost everywhere (accuracy, rank) have no gradient. That
@@ -43,20 +43,22 @@ from circuit_lab.measures.attribution.attribution_runs import (
     point_on_path,
     shares_of_path,
 )
-from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel
+from circuit_lab.measures.hooked_model import DEFAULT_BATCH_SIZE, HookedModel, lens_sites, n_prefix
 from circuit_lab.measures.intervals import mean_interval
+from circuit_lab.measures.model_facts import check_kind, is_bridge, layer_names
 from circuit_lab.measures.patching.query_pairs import QueryPairs
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
 
 _STREAM_AXES, _HEAD_AXES = ("layer", "position"), ("layer", "position", "head")
 NODE_AXES = {
+    "resid": ("site", "position"),
     "resid_pre": _STREAM_AXES,
     "resid_mid": _STREAM_AXES,
     "resid_post": _STREAM_AXES,
     "attn_out": _STREAM_AXES,
     "mlp_out": _STREAM_AXES,
+    "pos_mlp_out": _STREAM_AXES,
     "z": _HEAD_AXES,
     "q": _HEAD_AXES,
     "k": _HEAD_AXES,
@@ -64,8 +66,9 @@ NODE_AXES = {
     "pattern": _HEAD_AXES,
     "pattern_entry": (*_HEAD_AXES, "source"),
 }
-"""What the cells of each kind of node are. `pattern` is the row of a head's attention pattern at a position and
-`pattern_entry` what that row gives to one source position."""
+"""What the cells of each kind of node are. `resid` is the stream at every lens site, `pos_mlp_out` what a recursive
+net's MLP over positions writes; `pattern` is the row of a head's attention pattern at a position and `pattern_entry`
+what that row gives to one source position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,8 @@ class NodeAttribution(Result):
         effects: By kind of node, `[*cells, n]` with the cells of `NODE_AXES`: the estimated change of the metric, in
             its unit (`METRIC_UNITS`); positive = the metric would rise. The estimate is linear, so effects of positions
             or heads that are patched together add up.
+        sites: Labels of the lens sites, of "resid".
+        layer_names: What each effective layer is called: its number, or a recursive net's step.
         position_names: Names of the positions.
         metric: One of `DIFFERENTIABLE_METRICS`.
         receiving: The metric of the receiving run.
@@ -86,6 +91,8 @@ class NodeAttribution(Result):
     """
 
     effects: Mapping[str, Float[Tensor, "*cells n"]]
+    sites: tuple[str, ...]
+    layer_names: tuple[str, ...]
     position_names: tuple[str, ...]
     metric: str
     receiving: Float[Tensor, " n"]
@@ -111,16 +118,19 @@ class NodeAttribution(Result):
         return [dict(zip(NODE_AXES[kind], index, strict=True)) for index in product(*map(range, sizes))]
 
     def _label(self, kind: str, cell: Mapping[str, int]) -> str:
-        """Kind, layer, head, position and, for a pattern's entry, the position looked at."""
+        """Kind, layer, head, position and, for a pattern's entry, the position looked at; or the site and position."""
+        position = self.position_names[cell["position"]]
+        if "site" in cell:
+            return f"{self.sites[cell['site']]} @ {position}"
         head = f".{cell['head']}" if "head" in cell else ""
         source = f" <- {self.position_names[cell['source']]}" if "source" in cell else ""
-        return f"{kind} {cell['layer']}{head} @ {self.position_names[cell['position']]}{source}"
+        return f"{kind} {self.layer_names[cell['layer']]}{head} @ {position}{source}"
 
     def frame(self) -> pd.DataFrame:
         """One row per node.
 
-        Columns: node, kind, layer, position, head and source (None where there is none), metric, mean effect with its
-        bootstrap interval, n_steps, n.
+        Columns: node, kind, layer (of `resid` the number of the lens site), position, head and source (None where there
+        is none), metric, mean effect with its bootstrap interval, n_steps, n.
         """
         rows = []
         for kind, effects in self.effects.items():
@@ -130,7 +140,7 @@ class NodeAttribution(Result):
                     {
                         "node": self._label(kind, cell),
                         "kind": kind,
-                        "layer": cell["layer"],
+                        "layer": cell["site"] if kind == "resid" else cell["layer"],
                         "position": self.position_names[cell["position"]],
                         "head": cell.get("head"),
                         "source": self.position_names[cell["source"]] if "source" in cell else None,
@@ -171,17 +181,18 @@ def attribution_patching(
         Effects per node and query.
 
     Raises:
-        ValueError: If a kind is unknown or there is none.
+        ValueError: If a kind is unknown, or there is none.
     """
     unknown = [kind for kind in kinds if kind not in NODE_AXES]
     if unknown or not kinds:
         raise ValueError(f"kinds must be among {', '.join(NODE_AXES)}, got {list(kinds)}")
+    for kind in kinds:
+        check_kind(model, kind)
     check_attribution(model, pairs, n_steps=n_steps, direction=direction, metric=metric)
-    layers, on_bridge = range(model.cfg.n_layers), not isinstance(model, HookedSharedTransformer)
-    wanted = [_gradient_hook(model, kind, layer) for kind in kinds for layer in layers]
-    checks_mid = "resid_mid" in kinds and on_bridge
+    wanted = [name for kind in kinds for name in _gradient_hooks(model, kind)]
+    checks_mid = "resid_mid" in kinds and is_bridge(model)
     seen = {*kinds, *(("resid_pre", "attn_out") if checks_mid else ())}
-    names = [_value_hook(kind, layer) for kind in sorted(seen) for layer in layers]
+    names = [name for kind in sorted(seen) for name in _value_hooks(model, kind)]
     parts: list[dict[str, Tensor]] = []
     receiving, lending = [], []
     for start in progress(range(0, len(pairs), batch_size), label="attribution patching"):
@@ -194,6 +205,8 @@ def attribution_patching(
         lending.append(runs.metric_of(runs.lending_logits).cpu())
     return NodeAttribution(
         effects={kind: torch.cat([part[kind] for part in parts], dim=-1) for kind in kinds},
+        sites=tuple(site.label for site in lens_sites(model)),
+        layer_names=layer_names(model),
         position_names=pairs.clean.position_names,
         metric=metric,
         receiving=torch.cat(receiving),
@@ -213,29 +226,28 @@ def _mean_gradients(model: HookedModel, runs: PairedRuns, names: Sequence[str], 
     return {name: gradient / n_steps for name, gradient in total.items()}
 
 
-def _value_hook(kind: str, layer: int) -> str:
-    """The hook that sees a kind of node in a layer."""
-    if "head" not in NODE_AXES[kind]:
-        return f"blocks.{layer}.hook_{kind}"
-    return f"blocks.{layer}.attn.hook_{kind.removesuffix('_entry')}"
+def _value_hooks(model: HookedModel, kind: str) -> list[str]:
+    """The hooks that see a kind of node, layer by layer (or site by site)."""
+    if kind == "resid":
+        return [site.hook_name for site in lens_sites(model)]
+    name = f"attn.hook_{kind.removesuffix('_entry')}" if "head" in NODE_AXES[kind] else f"hook_{kind}"
+    return [f"blocks.{layer}.{name}" for layer in range(model.cfg.n_layers)]
 
 
-def _gradient_hook(model: HookedModel, kind: str, layer: int) -> str:
-    """The hook at which the gradient of that node is taken.
+def _gradient_hooks(model: HookedModel, kind: str) -> list[str]:
+    """The hooks at which the gradients of these nodes are taken.
 
     A bridge's `hook_resid_mid` is the input of ln2, a branch beside the stream; what attention adds to the stream has
     the stream's own gradient.
     """
-    on_branch = kind == "resid_mid" and not isinstance(model, HookedSharedTransformer)
-    return _value_hook("attn_out" if on_branch else kind, layer)
+    return _value_hooks(model, "attn_out" if kind == "resid_mid" and is_bridge(model) else kind)
 
 
 def _check_mid_is_a_sum(model: HookedModel, runs: PairedRuns) -> None:
     """Refuse a bridge whose MLP does not read the stream after attention has been added."""
-    for layer in range(model.cfg.n_layers):
-        pre, attn_out, mid = (
-            runs.receiving[_value_hook(kind, layer)] for kind in ("resid_pre", "attn_out", "resid_mid")
-        )
+    names = zip(*(_value_hooks(model, kind) for kind in ("resid_pre", "attn_out", "resid_mid")), strict=True)
+    for layer, of_layer in enumerate(names):
+        pre, attn_out, mid = (runs.receiving[name] for name in of_layer)
         if not torch.allclose(pre + attn_out, mid, rtol=1e-3, atol=1e-4 * float(mid.abs().max())):
             raise ValueError(
                 f"resid_mid of layer {layer} is not resid_pre + attn_out in this bridge, so its gradient cannot be "
@@ -244,11 +256,12 @@ def _check_mid_is_a_sum(model: HookedModel, runs: PairedRuns) -> None:
 
 
 def _effects(model: HookedModel, runs: PairedRuns, gradients: Mapping[str, Tensor], kind: str) -> Tensor:
-    """Difference times gradient of every node of a kind, [*cells, n], on the CPU."""
-    layers = []
-    for layer in range(model.cfg.n_layers):
-        weighted = runs.difference(_value_hook(kind, layer)) * gradients[_gradient_hook(model, kind, layer)]
+    """Difference times gradient of every node of a kind, [*cells, n], at the tokens' positions, on the CPU."""
+    layers, tokens = [], slice(n_prefix(model), None)
+    for value, gradient in zip(_value_hooks(model, kind), _gradient_hooks(model, kind), strict=True):
+        weighted = runs.difference(value) * gradients[gradient]
         if kind in ("pattern", "pattern_entry"):
             weighted = weighted.transpose(1, 2)  # [n, head, position, source] -> [n, position, head, source]
-        layers.append(weighted if kind == "pattern_entry" else weighted.sum(-1))
+        weighted = weighted[:, tokens]
+        layers.append(weighted[..., tokens] if kind == "pattern_entry" else weighted.sum(-1))
     return torch.stack(layers).movedim(1, -1).cpu()

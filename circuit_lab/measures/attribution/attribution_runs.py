@@ -13,7 +13,9 @@ from circuit_lab.measures.hooked_model import (
     activations,
     check_model,
     keepers,
+    lens_sites,
     logits_at,
+    n_prefix,
     resumed_logits,
 )
 from circuit_lab.measures.metrics import METRICS, Target, target_of
@@ -22,8 +24,6 @@ from circuit_lab.nets.components import at_position
 
 DIFFERENTIABLE_METRICS = ("logit_diff", "probability", "kl")
 """The metrics that have a gradient."""
-
-_EMBEDDING = "blocks.0.hook_resid_pre"
 
 
 def check_attribution(model: HookedModel, pairs: QueryPairs, *, n_steps: int, direction: str, metric: str) -> None:
@@ -52,6 +52,7 @@ class PairedRuns:
     """Activations and logits of the two runs of a batch of pairs, without gradients.
 
     Attributes:
+        embedding: Hook name of the embedding, the first lens site.
         lending: Activations of the lending run, by hook name.
         receiving: Activations of the receiving run.
         lending_logits: Logits of the lending run at the answer position.
@@ -61,6 +62,7 @@ class PairedRuns:
         metric: The metric whose gradient is taken.
     """
 
+    embedding: str
     lending: Mapping[str, Tensor]
     receiving: Mapping[str, Tensor]
     lending_logits: Float[Tensor, "n d_vocab_out"]
@@ -73,9 +75,9 @@ class PairedRuns:
         """The metric of each query."""
         return self.target.metrics(logits)[METRICS.index(self.metric)]
 
-    def embedding_at(self, share: float) -> Float[Tensor, "n pos d_model"]:
+    def embedding_at(self, share: float) -> Float[Tensor, "n rows d_model"]:
         """The embedding `share` of the way from the receiving to the lending run."""
-        return torch.lerp(self.receiving[_EMBEDDING], self.lending[_EMBEDDING], share)
+        return torch.lerp(self.receiving[self.embedding], self.lending[self.embedding], share)
 
     def difference(self, name: str) -> Tensor:
         """Lending minus receiving run's activation."""
@@ -98,22 +100,22 @@ def paired_runs(
     Returns:
         The runs, on the model's device.
     """
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    first, *_, last = (site.hook_name for site in lens_sites(model))
 
     def run(given: RunInput) -> dict[str, Tensor]:
-        return activations(model, given.tokens, [_EMBEDDING, last, *names], fwd_hooks=given.hooks())
+        return activations(model, given.tokens, [first, last, *names], fwd_hooks=given.hooks())
 
     lending, receiving = (run(given) for given in lending_and_receiving(batch, direction))
     position = batch.clean.answer_position.to(lending[last].device)
     lending_logits, receiving_logits = (
-        logits_at(model, at_position(seen[last], position)) for seen in (lending, receiving)
+        logits_at(model, at_position(seen[last], n_prefix(model) + position)) for seen in (lending, receiving)
     )
     target = target_of(
         lending_logits if direction == "denoising" else receiving_logits,
         answer=batch.clean.answer,
         other_answer=batch.corrupt.answer,
     )
-    return PairedRuns(lending, receiving, lending_logits, receiving_logits, position, target, metric)
+    return PairedRuns(first, lending, receiving, lending_logits, receiving_logits, position, target, metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,11 +138,12 @@ def point_on_path(model: HookedModel, runs: PairedRuns, names: Sequence[str], sh
     Returns:
         Activations and gradients; parameters' gradients are left alone.
     """
-    seen: dict[str, Tensor] = {}
+    start = runs.embedding_at(share).detach().requires_grad_()
+    seen = {runs.embedding: start}  # its hook does not fire in every resumed pass
     with torch.enable_grad():
         logits = resumed_logits(
             model,
-            runs.embedding_at(share).detach().requires_grad_(),
+            start,
             runs.answer_position,
             start_at="embed",
             fwd_hooks=keepers(seen, names),

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, activations
 from circuit_lab.measures.patching.query_pairs import DIRECTIONS, QueryPairs, noise_hooks
-from circuit_lab.nets import HookedSharedTransformer, SharedTransformerConfig
+from circuit_lab.nets import HookedRecursiveTransformer, HookedSharedTransformer, SharedTransformerConfig
 
 ALL_POSITIONS = "all"
 """Stands for a position's name where all positions are patched at once."""
@@ -181,6 +181,34 @@ def n_readers_before(cfg: SharedTransformerConfig, layer: int) -> int:
     return layer * (len(QKV) * cfg.n_heads + 1)
 
 
+def why_no_graph(net: HookedModel) -> str | None:
+    """Why a model has no edges to patch from outside; None if it has.
+
+    Args:
+        net: Any hooked model.
+
+    Returns:
+        The reason, a sentence.
+    """
+    if isinstance(net, HookedRecursiveTransformer):
+        return (
+            "edges need a stream that is the sum of what the components write, got a recursive transformer: each of "
+            "its steps rewrites one of two streams and norms it after every addition; patch whole activations instead"
+        )
+    if not isinstance(net, HookedSharedTransformer):
+        return (
+            "edges are patched in nets of ours only, got a TransformerBridge; TransformerLens has for it "
+            "transformer_lens.patching.get_act_patch_direct_path and, for attribution, "
+            'attribution_patch(..., EdgeAttributionConfig(granularity="edge"))'
+        )
+    if net.cfg.norm_position == "post":
+        return (
+            'edges need a pre-norm net, got norm_position = "post": its stream is normed after every addition, so it '
+            "is not the sum of what the components write; patch whole activations instead"
+        )
+    return None
+
+
 def check_graph(net: HookedModel) -> HookedSharedTransformer:
     """The net, if its stream is a sum whose edges can be patched from outside.
 
@@ -191,19 +219,12 @@ def check_graph(net: HookedModel) -> HookedSharedTransformer:
         The same net.
 
     Raises:
-        ValueError: If it is a TransformerLens bridge or a post-norm net.
+        ValueError: If it is a TransformerLens bridge, a recursive net or a post-norm net.
     """
-    if not isinstance(net, HookedSharedTransformer):
-        raise ValueError(
-            "edges are patched in nets of ours only, got a TransformerBridge; TransformerLens has for it "
-            "transformer_lens.patching.get_act_patch_direct_path and, for attribution, "
-            'attribution_patch(..., EdgeAttributionConfig(granularity="edge"))'
-        )
-    if net.cfg.norm_position == "post":
-        raise ValueError(
-            'edges need a pre-norm net, got norm_position = "post": its stream is normed after every addition, so it '
-            "is not the sum of what the components write; patch whole activations instead"
-        )
+    reason = why_no_graph(net)
+    if reason is not None:
+        raise ValueError(reason)
+    assert isinstance(net, HookedSharedTransformer)
     return net
 
 

@@ -8,13 +8,13 @@ paper reads that share on all pairs; here it is fitted and read on held-out ones
 from circuit_lab.measures.modular.efficiency import EfficiencyRow
 from circuit_lab.measures.modular.norms import logit_efficiency
 from circuit_lab.measures.modular.trig_decomposition import trig_decomposition
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import ModularTask
 
 PURE_NORM_SHARE = 0.95
 
 
-def efficiency_row(net: HookedSharedTransformer, task: ModularTask, *, weight_decay: float, seed: int) -> EfficiencyRow:
+def efficiency_row(net: HookedNet, task: ModularTask, *, weight_decay: float, seed: int) -> EfficiencyRow:
     """Correct logit on the training pairs and parameter norm of a pure net.
 
     Args:

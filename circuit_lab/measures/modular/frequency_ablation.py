@@ -39,10 +39,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from circuit_lab.measures.hooked_model import embedding_scale, resume_states, rows_of
 from circuit_lab.measures.modular.pair_logits import answer_logits
 from circuit_lab.measures.result import Result
-from circuit_lab.measures.sites import predicted_answers, residual_states
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.measures.sites import predicted_answers
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask, Queries
 
 INPUTS, ANSWER = "inputs", "answer"
@@ -141,7 +142,7 @@ class FrequencyAblation(Result):
 
 @torch.no_grad()
 def frequency_ablation(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     queries: Queries,
     *,
@@ -177,7 +178,7 @@ def frequency_ablation(
 
 
 def _at_inputs(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     queries: Queries,
     projector: Float64[Tensor, "order order"],
@@ -190,7 +191,7 @@ def _at_inputs(
     vectors, mean = _means_by_element(embeddings, elements, task.group)
     in_group = (elements != NOT_IN_GROUP)[:, None]
     stage = net.lens_sites[0].label
-    states = residual_states(net, queries.tokens, stage=stage)
+    states = resume_states(net, queries.tokens, stage=stage)
 
     def right(of_elements: Float64[Tensor, "order order"], *, keep: bool) -> Bool[Tensor, " n"]:
         part = (of_elements @ (vectors - mean))[elements.clamp(min=0)]
@@ -201,7 +202,7 @@ def _at_inputs(
 
 
 def _at_answer(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     queries: Queries,
     projector: Float64[Tensor, "order order"],
@@ -314,17 +315,18 @@ def _basis(projector: Float64[Tensor, "order order"]) -> Float64[Tensor, "rank o
 
 
 def _right_with_change(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     queries: Queries,
-    states: Float[Tensor, "n n_ctx d_model"],
+    states: Float[Tensor, "n rows d_model"],
     change: Float64[Tensor, "n_elements d_model"],
 ) -> Bool[Tensor, " n"]:
     """Whether each answer is right with something added to the embeddings of a and b in the queries' own states."""
-    change, top = change.to(net.device, net.dtype), []
+    change, top = (embedding_scale(net) * change).to(net.device, net.dtype), []
+    rows = rows_of(net, range(_ANSWER_POSITION))
     of_queries = (states, queries.tokens[:, :_ANSWER_POSITION].to(net.device), queries.answer_position)
     for own, inputs, position in zip(*(x.split(_BATCH_SIZE) for x in of_queries), strict=True):
         changed = own.clone()
-        changed[:, :_ANSWER_POSITION] += change[inputs]
+        changed[:, rows] += change[inputs]
         logits = net(
             None, start_at=net.lens_sites[0].label, residual=changed, answer_only=True, answer_position=position
         )

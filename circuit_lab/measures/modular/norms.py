@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from circuit_lab.measures.modular.pair_logits import answer_logits
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 LOW_QUANTILE = 0.05
@@ -36,6 +36,7 @@ _COMPONENT_OF_MODULE: Mapping[str, str] = MappingProxyType(
         "embed": "embedding",
         "pos_embed": "embedding",
         "attn": "attention",
+        "pos_mlp": "position MLP",
         "mlp": "mlp",
         "unembed": "unembedding",
         "ln1": "norm layers",
@@ -52,8 +53,8 @@ class WeightNorms(Result):
     Attributes:
         total: Norm of all weights.
         sum_of_squares: Its square.
-        components: Norm of each component: "embedding" (tokens and positions), "attention", "mlp", "unembedding", and
-            "norm layers" if there are any. Their squares add up to `sum_of_squares`.
+        components: Norm of each component: "embedding" (tokens and positions), "attention" (or "position MLP"), "mlp",
+            "unembedding", and "norm layers" if there are any. Their squares add up to `sum_of_squares`.
         matrices: Norm of each parameter, by its name in `named_parameters`.
         n_weights: Number of weights in each parameter.
     """
@@ -135,7 +136,7 @@ class GradientAlignment(Result):
         )
 
 
-def weight_norms(net: HookedSharedTransformer) -> WeightNorms:
+def weight_norms(net: HookedNet) -> WeightNorms:
     """Norms of a net's weights, in total, by component and by matrix.
 
     Args:
@@ -155,7 +156,7 @@ def weight_norms(net: HookedSharedTransformer) -> WeightNorms:
     )
 
 
-def logit_efficiency(net: HookedSharedTransformer, queries: Queries) -> LogitEfficiency:
+def logit_efficiency(net: HookedNet, queries: Queries) -> LogitEfficiency:
     """Logits of the right outputs, for each unit of weight norm.
 
     Args:
@@ -205,7 +206,7 @@ def efficiency_of_logits(
 
 
 def gradient_weight_alignment(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     queries: Queries,
     *,
     loss_dtype: torch.dtype = torch.float64,
@@ -257,14 +258,12 @@ def gradient_weight_alignment(
     )
 
 
-def _weights(net: HookedSharedTransformer) -> dict[str, Tensor]:
+def _weights(net: HookedNet) -> dict[str, Tensor]:
     """Every weight once, by its name in the first layer that uses it."""
     return {name: parameter.detach() for name, parameter in net.named_parameters()}
 
 
-def _summed_loss(
-    net: HookedSharedTransformer, weights: dict[str, Tensor], queries: Queries, loss_dtype: torch.dtype
-) -> Tensor:
+def _summed_loss(net: HookedNet, weights: dict[str, Tensor], queries: Queries, loss_dtype: torch.dtype) -> Tensor:
     """Cross-entropy summed over queries, as a function of `weights` instead of the net's own."""
     options = {"answer_only": True, "answer_position": queries.answer_position}
     logits = functional_call(net, weights, (queries.tokens,), options, tie_weights=True)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, Queries
 
 
@@ -56,9 +56,7 @@ class PairLogits:
 
 
 @torch.no_grad()
-def answer_logits(
-    net: HookedSharedTransformer, queries: Queries, *, batch_size: int = 4096
-) -> Float64[Tensor, "n d_vocab_out"]:
+def answer_logits(net: HookedNet, queries: Queries, *, batch_size: int = 4096) -> Float64[Tensor, "n d_vocab_out"]:
     """Logits at the answer position, in float64, on the CPU.
 
     Args:
@@ -74,7 +72,7 @@ def answer_logits(
     return torch.cat(rows) if rows else torch.empty(0, net.cfg.d_vocab_out, dtype=torch.float64)
 
 
-def pair_logits(net: HookedSharedTransformer, queries: Queries, group: AnswerGroup) -> PairLogits:
+def pair_logits(net: HookedNet, queries: Queries, group: AnswerGroup) -> PairLogits:
     """Answer pairs and centre their logits.
 
     Args:

@@ -55,7 +55,7 @@ from circuit_lab.measures.modular.frequency_ablation import isotypic_projector
 from circuit_lab.measures.modular.pair_logits import PairLogits, pair_logits
 from circuit_lab.measures.modular.trig_decomposition import rows_of
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask
 
 PERIODIC_SHARE = 0.85
@@ -177,7 +177,7 @@ class ProgressMeasures(Result):
 
 
 def progress_measures(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     *,
     key_frequencies: Sequence[str],
@@ -295,7 +295,7 @@ def key_frequency_part(
 
 
 @torch.no_grad()
-def neuron_frequencies(net: HookedSharedTransformer, task: ModularTask) -> NeuronFrequencies:
+def neuron_frequencies(net: HookedNet, task: ModularTask) -> NeuronFrequencies:
     """Frequency shares of the neurons of the last MLP at the answer position.
 
     Args:
@@ -341,7 +341,7 @@ def frequency_shares(grid: Float[Tensor, "d_mlp n n"]) -> Float64[Tensor, "d_mlp
 
 
 @torch.no_grad()
-def weight_spectra(net: HookedSharedTransformer, task: ModularTask) -> WeightSpectra:
+def weight_spectra(net: HookedNet, task: ModularTask) -> WeightSpectra:
     """Norms of the Fourier components of W_E and W_L.
 
     Args:

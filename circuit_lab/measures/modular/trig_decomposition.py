@@ -34,7 +34,7 @@ from torch import Tensor
 
 from circuit_lab.measures.modular.pair_logits import PairLogits, pair_logits
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import AnswerGroup, ModularTask, Queries
 
 KEY_SHARE = 0.95
@@ -134,9 +134,7 @@ class TrigDecomposition(Result):
         )
 
 
-def trig_decomposition(
-    net: HookedSharedTransformer, task: ModularTask, *, fit: str = "test_unmirrored"
-) -> TrigDecomposition:
+def trig_decomposition(net: HookedNet, task: ModularTask, *, fit: str = "test_unmirrored") -> TrigDecomposition:
     """Split a net's logits into the generalising and the remaining part.
 
     Args:

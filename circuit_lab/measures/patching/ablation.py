@@ -10,7 +10,8 @@
    intact run is the reference, the foil its best other token.
 
 Components: one head (its z, so the attention's output bias stays), the attention or the MLP of a layer (its output,
-with bias), both together, and the token embedding (position embeddings stay).
+with bias), both together, and the token embedding (position embeddings stay). A recursive net's layers are named by
+their steps; one that mixes positions by an MLP has that in place of attention, and no heads; a learned prefix stays.
 
 **Two meanings of a component under weight sharing**, in `scope`:
 * "application": one application, in one effective layer; for the embedding, at one position.
@@ -41,11 +42,16 @@ from circuit_lab.measures.hooked_model import (
     block_of_each_layer,
     check_model,
     device_of,
+    has_several_streams,
+    hooks_to_resume,
     lens_sites,
+    mixer_of,
     resumed_logits,
+    rows_of,
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import METRICS, target_of
+from circuit_lab.measures.model_facts import layer_names, site_before
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
@@ -55,8 +61,10 @@ SCOPES = ("application", "parameters")
 
 _WRITES = {
     "attn": ("hook_attn_out",),
+    "pos_mlp": ("hook_pos_mlp_out",),
     "mlp": ("hook_mlp_out",),
     "attn+mlp": ("hook_attn_out", "hook_mlp_out"),
+    "pos_mlp+mlp": ("hook_pos_mlp_out", "hook_mlp_out"),
     "head": ("attn.hook_z",),
 }
 """The hooks of a layer that see what each kind of component writes."""
@@ -69,8 +77,8 @@ class Component:
     """What is ablated together.
 
     Attributes:
-        label: A name people read, such as "layer 2 head 1" or "block 0 head 1 (layers 0-3)".
-        kind: "embed", "head", "attn", "mlp" or "attn+mlp".
+        label: A name people read, such as "layer 2 head 1", "H0.L1 head 1" or "block 0 head 1 (layers 0-3)".
+        kind: "embed", "head", "attn" (or "pos_mlp"), "mlp" or "attn+mlp" (or "pos_mlp+mlp").
         layers: The effective layers it is ablated in; none for the embedding.
         head: Which head; None for the other kinds.
         position: Which position; None for all that are ablated.
@@ -177,14 +185,16 @@ def ablation_components(
         raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
     if scope == "application":
         found = [Component(f"embed @ {name}", "embed", position=p) for p, name in enumerate(position_names)]
-        places = [(f"layer {layer}", "", (layer,)) for layer in range(model.cfg.n_layers)]
+        prefix = "" if has_several_streams(model) else "layer "
+        places = [(f"{prefix}{name}", "", (layer,)) for layer, name in enumerate(layer_names(model))]
     else:
         found = [Component("embed", "embed")]
         places = _layers_of_blocks(model)
+    mixer = mixer_of(model)
     for place, where, layers in places:
         heads = range(model.cfg.n_heads)
         found += [Component(f"{place} head {head}{where}", "head", layers, head) for head in heads]
-        found += [Component(f"{place} {kind}{where}", kind, layers) for kind in ("attn", "mlp", "attn+mlp")]
+        found += [Component(f"{place} {kind}{where}", kind, layers) for kind in (mixer, "mlp", f"{mixer}+mlp")]
     return tuple(found)
 
 
@@ -282,28 +292,28 @@ def _batch_metrics(
     """The metrics of a batch, intact and without each component, averaged over the replacements."""
     intact = answer_logits(model, batch.tokens, batch.answer_position)
     target = target_of(intact, answer=batch.answer, other_answer=batch.answer)
-    sites = lens_sites(model)
-    states = activations(model, batch.tokens, [site.hook_name for site in sites[:-1]])
+    states = activations(model, batch.tokens, [site.hook_name for site in lens_sites(model)[:-1]])
     ablated = []
     for component in components:
         of_draws = []
         for replacement in replacements:
-            hooks = [(name, _replacer(replacement[name], component, columns)) for name in component.hook_names()]
+            places = columns if component.position is None else [component.position]
+            rows = rows_of(model, places)
+            hooks = [(name, _replacer(replacement[name], component, rows)) for name in component.hook_names()]
             if component.kind == "embed":
                 logits = answer_logits(model, batch.tokens, batch.answer_position, fwd_hooks=hooks)
             else:
-                start_at = sites[component.layers[0]].hook_name
-                position = batch.answer_position
-                logits = resumed_logits(model, states[start_at], position, start_at=start_at, fwd_hooks=hooks)
+                start_at = site_before(model, component.layers[0]).label
+                going_on = torch.cat([states[name] for name in hooks_to_resume(model, start_at)], dim=1)
+                logits = resumed_logits(model, going_on, batch.answer_position, start_at=start_at, fwd_hooks=hooks)
             of_draws.append(target.metrics(logits))
         ablated.append(torch.stack(of_draws).mean(0))
     return target.metrics(intact), torch.stack(ablated, dim=1)
 
 
-def _replacer(replacement: Tensor, component: Component, columns: list[int]) -> Callable[[Tensor, HookPoint], Tensor]:
-    """A hook that writes `replacement`, which broadcasts, over the component's part of an activation."""
-    at_columns = columns if component.position is None else [component.position]
-    place = (slice(None), at_columns) if component.head is None else (slice(None), at_columns, component.head)
+def _replacer(replacement: Tensor, component: Component, rows: list[int]) -> Callable[[Tensor, HookPoint], Tensor]:
+    """A hook that writes `replacement`, which broadcasts, over the component's part of some rows of an activation."""
+    place = (slice(None), rows) if component.head is None else (slice(None), rows, component.head)
 
     def replace(activation: Tensor, hook: HookPoint) -> Tensor:
         del hook

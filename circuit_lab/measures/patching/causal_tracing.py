@@ -7,9 +7,10 @@ After Wang et al., arXiv 2405.15071 (the circuit of composition) and its release
 3. The *intervention*: the normal run with the state at one lens site and position replaced by the perturbed run's.
    Effect of the state: how often t is no longer on top, and the mean change of its reciprocal rank.
 4. The logit lens reads, at every site, the bridge b at r1's position and r2 at its own: mean reciprocal ranks.
-5. States with a strong effect are the nodes of the circuit. Edges join strong states of successive sites, for each
-   changed token: *residual*, within a position; *attention*, to a position that becomes strong at the later site from
-   another one that is strong at the earlier (an earlier position, in a causal net).
+5. States with a strong effect are the nodes of the circuit. Edges join strong states of sites of which one is made
+   from the other (`sites_read`: successive ones; in a recursive net each step reads up to three), for each changed
+   token: *residual*, within a position; *attention*, to a position that becomes strong at the later site from another
+   one that is strong at the earlier (an earlier position, in a causal net; by an MLP over positions, in some nets).
 
 Deviations. The source changes h, r1 or r2 into a random one under which t is not the answer, which may leave a query
 without any answer; here the perturbed query is a real one of a pool, drawn by `pair_queries` (so states off the data
@@ -41,9 +42,11 @@ from circuit_lab.measures.hooked_model import (
     check_model,
     lens_sites,
     logits_at,
+    rows_of,
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import METRICS, ranks_of
+from circuit_lab.measures.model_facts import is_causal, sites_read
 from circuit_lab.measures.patching.activation_patching import activation_patching
 from circuit_lab.measures.patching.query_pairs import SAME_BRIDGE, pair_queries
 from circuit_lab.measures.progress import progress
@@ -105,6 +108,7 @@ class CausalTracing(Result):
         mrr_chance: Mean reciprocal rank of a target in random order, (1 + 1/2 + ... + 1/d) / d with d output tokens.
         threshold: What the interval of `lost` must lie above for a state to be strong.
         causal: Whether attention looks at earlier positions only.
+        reads: For each site, the numbers of those that it is made from.
     """
 
     sites: tuple[str, ...]
@@ -115,6 +119,7 @@ class CausalTracing(Result):
     mrr_chance: float
     threshold: float
     causal: bool
+    reads: tuple[tuple[int, ...], ...]
 
     @property
     def tokens(self) -> tuple[StateEffects, ...]:
@@ -178,26 +183,28 @@ class CausalTracing(Result):
         rows = []
         for effects in self.tokens:
             strong, lost = self.strong(effects), effects.lost.mean
-            for site, start, end in _edges(strong, causal=self.causal):
-                ends = (self.sites[site], self.position_names[start], self.sites[site + 1], self.position_names[end])
+            for (site, start), (later, end) in _edges(strong, self.reads, causal=self.causal):
+                ends = (self.sites[site], self.position_names[start], self.sites[later], self.position_names[end])
                 kind = "residual" if start == end else "attention"
-                rows.append((effects.change, kind, *ends, float(lost[site, start]), float(lost[site + 1, end])))
+                rows.append((effects.change, kind, *ends, float(lost[site, start]), float(lost[later, end])))
         return pd.DataFrame(rows, columns=list(columns))
 
 
-def _edges(strong: Bool[Tensor, "n_sites n_ctx"], *, causal: bool) -> list[tuple[int, int, int]]:
-    """(site, position there, position at the next site) of every edge between strong states."""
-    n_sites, n_ctx = strong.shape
+def _edges(
+    strong: Bool[Tensor, "n_sites n_ctx"], reads: Sequence[Sequence[int]], *, causal: bool
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(site, position) of both ends of every edge between strong states."""
+    n_ctx = strong.shape[1]
     found = []
-    for site in range(n_sites - 1):
+    for site, later in sorted((site, later) for later, read in enumerate(reads) for site in read):
         for end in range(n_ctx):
-            if not strong[site + 1, end]:
+            if not strong[later, end]:
                 continue
             if strong[site, end]:
-                found.append((site, end, end))
+                found.append(((site, end), (later, end)))
                 continue
             sources = range(end) if causal else range(n_ctx)
-            found += [(site, start, end) for start in sources if strong[site, start]]
+            found += [((site, start), (later, end)) for start in sources if strong[site, start]]
     return found
 
 
@@ -238,9 +245,9 @@ def causal_tracing(
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), a share of queries, got {threshold}")
     lens = _lens_reciprocal_ranks(model, queries, batch_size=batch_size)
-    n_out = model.W_U.shape[1]
+    n_out, sites = model.W_U.shape[1], lens_sites(model)
     return CausalTracing(
-        sites=tuple(site.label for site in lens_sites(model)),
+        sites=tuple(site.label for site in sites),
         position_names=queries.position_names,
         effects=tuple(
             _effects(model, queries, pool, change=change, generator=generator, batch_size=batch_size)
@@ -250,7 +257,8 @@ def causal_tracing(
         n_lens=len(queries),
         mrr_chance=float((1 / torch.arange(1, n_out + 1)).mean()),
         threshold=threshold,
-        causal=model.cfg.attention_dir == "causal",
+        causal=is_causal(model),
+        reads=tuple(sites_read(sites, number) for number in range(len(sites))),
     )
 
 
@@ -287,7 +295,7 @@ def _lens_reciprocal_ranks(model: HookedModel, queries: Queries, *, batch_size: 
     found = []
     for rows in progress(torch.arange(len(queries)).split(batch_size), label="logit lens"):
         streams = activations(model, queries.tokens[rows], names)
-        read = torch.stack([torch.stack([streams[name][:, column] for name in names]) for column in columns])
+        read = torch.stack([torch.stack([streams[name][:, row] for name in names]) for row in rows_of(model, columns)])
         logits = logits_at(model, read)
         target = targets[:, None, rows].to(logits.device).expand(-1, len(names), -1)
         known = target < n_out

@@ -1,7 +1,8 @@
 """The runs of activation patching, for one batch of pairs that are read at the same position.
 
-Forward passes after a patch are either the model's own, resumed from a lens site (any model), or cover only the
-positions that the patch can reach (a causal net of ours, `causal_suffix.py`). Both fill the same table.
+Forward passes after a patch are either the model's own, resumed from a lens site (any model) or with a hook on (what a
+recursive net computes within a step), or cover only the positions that the patch can reach (a causal net of ours,
+`causal_suffix.py`). All fill the same table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuit_lab.measures.hooked_model import HookedModel, activations, lens_sites, resumed_logits
+from circuit_lab.measures.hooked_model import (
+    HookedModel,
+    activations,
+    has_several_streams,
+    lens_sites,
+    resumed_logits,
+)
 from circuit_lab.measures.metrics import target_of
+from circuit_lab.measures.model_facts import site_before
 from circuit_lab.measures.patching.causal_suffix import CausalSuffix, KeysValues
+from circuit_lab.measures.patching.hooked_passes import hooked_logits
 from circuit_lab.measures.patching.patch_sites import PATCH_KINDS, PatchGrid, SitePatches, site_patches
 from circuit_lab.measures.patching.query_pairs import QueryPairs, noise_hooks
+from circuit_lab.nets.sites import sites_to_resume
 
 SOURCE, RECEIVER = 0, 1
 """The two runs of a pair, in the order of every axis `runs`: the one that lends its activations, and the other."""
@@ -54,27 +64,42 @@ class _Runs:
         """The stream of one run at every lens site."""
         return tuple(stream[run] for stream in self.streams)
 
+    def other_states(self, model: HookedModel, run: int, lens_site: int) -> list[Float[Tensor, "n n_ctx d_model"]]:
+        """What later steps read beside the stream at a lens site: a recursive net's other stream, and its input."""
+        sites = lens_sites(model)
+        _, *others = sites_to_resume(sites, sites[lens_site].label)
+        return [self.streams[sites.index(other)][run] for other in others]
+
 
 @dataclass(frozen=True, eq=False)
-class _Cells:
+class _CellRows:
     """Some cells of one site and position.
 
     Attributes:
         site: Their site in the grid.
         position: Their position.
         rows: Their rows in the grid.
-        lens_site: Index of the lens site where the forward pass goes on.
-        streams: Their streams there.
     """
 
     site: int
     position: int
     rows: Int[Tensor, " cells"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells(_CellRows):
+    """Cells whose patch is one of the stream at a lens site.
+
+    Attributes:
+        lens_site: Index of the lens site where the forward pass goes on.
+        streams: Their streams there.
+    """
+
     lens_site: int
     streams: Float[Tensor, "cells n n_ctx d_model"]
 
 
-_Passes = Iterator[tuple[list[_Cells], Tensor]]
+_Passes = Iterator[tuple[Sequence[_CellRows], Tensor]]
 """Cells and, in their order, their logits `[cells, n, d_vocab_out]`."""
 
 
@@ -105,10 +130,12 @@ def patch_batch(
     of_runs = target.metrics(runs.logits)
     n_positions = grid.n_positions if grid.each else 1
     values = of_runs[:, RECEIVER, None, None, None].repeat(1, len(grid.sites), n_positions, grid.n_rows, 1)
-    if suffix is None:
+    if suffix is not None:
+        passes = _suffix_passes(model, grid, runs, suffix)
+    elif grid.kind == "resid" or not has_several_streams(model):
         passes = _own_passes(model, grid, runs, batch_size=batch_size)
     else:
-        passes = _suffix_passes(model, grid, runs, suffix)
+        passes = _hooked_passes(model, grid, runs)
     for parts, logits in passes:
         sizes = [len(part.rows) for part in parts]
         for part, metrics in zip(parts, target.metrics(logits).split(sizes, dim=1), strict=True):
@@ -137,7 +164,7 @@ def _runs(model: HookedModel, pairs: QueryPairs, *, clean: int, suffix: CausalSu
 
 def _own_streams(
     model: HookedModel, tokens: Int[Tensor, "n n_ctx"], noise: Float[Tensor, "n n_ctx d_model"] | None
-) -> tuple[Float[Tensor, "n n_ctx d_model"], ...]:
+) -> tuple[Float[Tensor, "n rows d_model"], ...]:
     """The stream at every lens site in one forward pass, with noise on the token embeddings if there is any."""
     names = [site.hook_name for site in lens_sites(model)]
     hooks = noise_hooks(noise)
@@ -156,18 +183,35 @@ def _resumed(
 def _own_passes(model: HookedModel, grid: PatchGrid, runs: _Runs, *, batch_size: int) -> _Passes:
     """Site by site, with the cells of all positions stacked."""
     source, receiver = runs.of(SOURCE), runs.of(RECEIVER)
+    n = len(receiver[0])
     for site in range(len(grid.sites)):
         patches = site_patches(model, grid, site, source=source, receiver=receiver)
+        others = runs.other_states(model, RECEIVER, patches.lens_site)
         new: list[_Cells] = []
-        for position in range(receiver[0].shape[1] if grid.each else 1):
-            cells, like_source = _split_known(grid, runs, patches, site=site, position=position)
+        for position in range(grid.n_positions if grid.each else 1):
+            cells, like_source = _split_known(grid, runs, patches, site=site, position=position, is_all=not others)
             if len(like_source.rows):
                 yield [like_source], runs.logits[SOURCE].expand(len(like_source.rows), -1, -1)
             new.append(cells)
         rows = torch.cat([cells.streams for cells in new]).flatten(0, 1)
         if len(rows):
+            if others:
+                rows = torch.cat([rows, torch.cat(others, dim=1).repeat(len(rows) // n, 1, 1)], dim=1)
             parts = [_resumed(model, part, patches.lens_site, runs.read_at) for part in rows.split(batch_size)]
-            yield new, torch.cat(parts).unflatten(0, (-1, receiver[0].shape[0]))
+            yield new, torch.cat(parts).unflatten(0, (-1, n))
+
+
+def _hooked_passes(model: HookedModel, grid: PatchGrid, runs: _Runs) -> _Passes:
+    """Layer by layer, with the cells of all positions stacked; each is a pass with a hook on."""
+    for layer in range(len(grid.sites)):
+        start = lens_sites(model).index(site_before(model, layer))
+        source, receiver = (
+            torch.cat([runs.of(run)[start], *runs.other_states(model, run, start)], dim=1) for run in (SOURCE, RECEIVER)
+        )
+        logits = hooked_logits(model, grid, layer, source=source, receiver=receiver, read_at=runs.read_at)
+        n_positions = grid.n_positions if grid.each else 1
+        rows = grid.rows(grid.n_positions)
+        yield [_CellRows(layer, position, rows) for position in range(n_positions)], logits
 
 
 def _suffix_passes(model: HookedModel, grid: PatchGrid, runs: _Runs, suffix: CausalSuffix) -> _Passes:
@@ -183,7 +227,7 @@ def _suffix_passes(model: HookedModel, grid: PatchGrid, runs: _Runs, suffix: Cau
             lender, first = SOURCE, 1
         new: list[_Cells] = []
         for site in sites:
-            cells, like_source = _split_known(grid, runs, patches[site], site=site, position=position)
+            cells, like_source = _split_known(grid, runs, patches[site], site=site, position=position, is_all=True)
             if len(like_source.rows):
                 yield [like_source], runs.logits[SOURCE].expand(len(like_source.rows), -1, -1)
             new.append(cells)
@@ -203,11 +247,11 @@ def _by_lens_site(new: Sequence[_Cells], *, n_lens_sites: int, first: int) -> li
 
 
 def _split_known(
-    grid: PatchGrid, runs: _Runs, patches: SitePatches, *, site: int, position: int
+    grid: PatchGrid, runs: _Runs, patches: SitePatches, *, site: int, position: int, is_all: bool
 ) -> tuple[_Cells, _Cells]:
     """The cells that need a forward pass, and those whose patch makes the receiver the source.
 
-    Cells whose patch changes nothing are in neither.
+    Cells whose patch changes nothing are in neither. `is_all` says that nothing but this stream is read later.
     """
     streams = patches.cells(position)
     of_source, of_receiver = runs.streams[patches.lens_site]
@@ -215,7 +259,7 @@ def _split_known(
     for row, stream in enumerate(streams):
         if torch.equal(stream, of_receiver):
             continue
-        (like_source if torch.equal(stream, of_source) else new).append(row)
+        (like_source if is_all and torch.equal(stream, of_source) else new).append(row)
     rows = grid.rows(streams.shape[2])
 
     def part(chosen: list[int]) -> _Cells:

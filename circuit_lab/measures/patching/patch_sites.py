@@ -1,6 +1,7 @@
 """What activation patching replaces: kinds of activations, the cells of their grids, and how a cell is replaced.
 
-Every patch is turned into a patch of the residual stream between layers, from where the forward pass goes on:
+In a net with one residual stream every patch is turned into a patch of that stream between layers, from where the
+forward pass goes on (in a recursive net only a patch of a stream itself is; for the others see `hooked_passes.py`):
 
 1. The stream itself (`resid`, `resid_pre`, `resid_post`): the source run's state at one position.
 2. Attention's and the MLP's output, the stream between them, a head's output, query or pattern row: replaced at one
@@ -26,8 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, keepers, lens_sites
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, keepers, lens_sites, n_prefix
+from circuit_lab.measures.model_facts import check_kind, is_bridge, layer_names
 
 _MID_TOLERANCE = 1e-3
 """Relative difference up to which attention's output plus the state before it counts as the state after it."""
@@ -55,6 +56,7 @@ PATCH_KINDS = {
     "resid_mid": PatchKind("hook_resid_mid"),
     "attn_out": PatchKind("hook_attn_out"),
     "mlp_out": PatchKind("hook_mlp_out"),
+    "pos_mlp_out": PatchKind("hook_pos_mlp_out"),
     "z": PatchKind("attn.hook_z", axes=("head",)),
     "q": PatchKind("attn.hook_q", axes=("head",)),
     "k": PatchKind("attn.hook_k", axes=("head",), stays=False),
@@ -62,9 +64,10 @@ PATCH_KINDS = {
     "pattern": PatchKind("attn.hook_pattern", axes=("head",)),
     "pattern_entry": PatchKind("attn.hook_pattern", axes=("head", "source")),
 }
-"""Kinds by name. `resid` is the stream at every lens site (the embedding and each layer's output), `resid_pre` before
-each layer, `resid_post` after each; `z` is a head's output before its output projection, `pattern` the row of a head's
-attention pattern at a destination position, `pattern_entry` one entry of that row."""
+"""Kinds by name. `resid` is the stream at every lens site (the embedding and each layer's output; in a recursive net
+the input, and the stream that each step rewrites), `resid_pre` before each layer, `resid_post` after each; `z` is a
+head's output before its output projection, `pattern` the row of a head's attention pattern at a destination position,
+`pattern_entry` one entry of that row; `pos_mlp_out` is what a recursive net's MLP over positions writes."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +128,17 @@ def patch_grid(model: HookedModel, kind: str, *, each: bool, n_positions: int) -
         The grid.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If there is no such kind, or the model has none of it.
     """
     if kind not in PATCH_KINDS:
         raise ValueError(f"kind must be one of {', '.join(PATCH_KINDS)}, got {kind!r}")
-    labels = [f"{kind} {layer}" for layer in range(model.cfg.n_layers)]
+    check_kind(model, kind)
+    labels = [f"{kind} {layer}" for layer in layer_names(model)]
     if kind == "resid":
         labels = [site.label for site in lens_sites(model)]
     n_heads = 1
     if PATCH_KINDS[kind].axes:
-        key_heads = model.cfg.n_key_value_heads if kind in ("k", "v") else None
+        key_heads = model.cfg.n_key_value_heads if is_bridge(model) and kind in ("k", "v") else None
         n_heads = model.cfg.n_heads if key_heads is None else key_heads
     return PatchGrid(kind=kind, each=each, sites=tuple(labels), n_positions=n_positions, n_heads=n_heads)
 
@@ -149,6 +153,7 @@ class SitePatches:
         receiver: The stream there without a patch.
         each: Whether each position is a cell of its own.
         stays: Whether a pass holds in each column the state that belongs to that position's cell.
+        n_prefix: Positions that a state has before those of the tokens.
     """
 
     lens_site: int
@@ -156,13 +161,14 @@ class SitePatches:
     receiver: Float[Tensor, "n n_ctx d_model"]
     each: bool
     stays: bool
+    n_prefix: int
 
     def cells(self, position: int) -> Float[Tensor, "rows n n_ctx d_model"]:
         """The streams of the cells at one position (0 where all positions are replaced together)."""
         if not (self.each and self.stays):
             return self.states[position]
-        streams = self.receiver.repeat(self.states.shape[1], 1, 1, 1)
-        streams[:, :, position] = self.states[0, :, :, position]
+        streams, column = self.receiver.repeat(self.states.shape[1], 1, 1, 1), self.n_prefix + position
+        streams[:, :, column] = self.states[0, :, :, column]
         return streams
 
 
@@ -193,7 +199,7 @@ def site_patches(
     else:
         lens_site = site + 1
         states = _layer_outputs(model, grid, site, source[site], receiver[site])
-    return SitePatches(lens_site, states, receiver[lens_site], grid.each, kind.stays)
+    return SitePatches(lens_site, states, receiver[lens_site], grid.each, kind.stays, n_prefix(model))
 
 
 def _layer_outputs(
@@ -243,7 +249,7 @@ def _wanted(
 ) -> tuple[str, Float[Tensor, "n ..."]]:
     """The hook at which a kind is replaced, and what by: the source run's activation (see the module on resid_mid)."""
     hook_name = f"blocks.{layer}.{PATCH_KINDS[kind].hook}"
-    if kind != "resid_mid" or isinstance(model, HookedSharedTransformer):
+    if kind != "resid_mid" or not is_bridge(model):
         return hook_name, _layer_activations(model, source, layer, [hook_name])[hook_name]
     attn_out = f"blocks.{layer}.hook_attn_out"
     found = _layer_activations(model, source, layer, [hook_name, attn_out])
@@ -267,8 +273,8 @@ def _layer_activations(
     """What the named hooks of a layer see when the layer runs alone on `stream`."""
     found: dict[str, Tensor] = {}
     with model.hooks(fwd_hooks=[*fwd_hooks, *keepers(found, hook_names)]):
-        if isinstance(model, HookedSharedTransformer):
-            model.blocks[layer](stream)
-        else:
+        if is_bridge(model):
             model(stream, start_at_layer=layer, stop_at_layer=layer + 1)
+        else:
+            model.blocks[layer](stream)
     return found

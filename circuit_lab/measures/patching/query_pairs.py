@@ -20,6 +20,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.measures.hooked_model import FwdHooks, HookedModel
+from circuit_lab.measures.model_facts import embedding_std
 from circuit_lab.tasks import Queries
 
 DIRECTIONS = ("denoising", "noising")
@@ -118,7 +119,8 @@ def noise_pairs(
         queries: The queries.
         positions: Names of the positions that get noise.
         generator: Draws the noise, on the CPU.
-        scale: Standard deviation of the noise in standard deviations of the embedding's entries (3 in the source).
+        scale: Standard deviation of the noise in standard deviations of the embedding's entries (3 in the source), of
+            the embedding as it enters the net.
 
     Returns:
         The pairs, with the noise of each.
@@ -135,18 +137,22 @@ def noise_pairs(
     embedding = model.W_E.detach()
     noise = torch.zeros(*queries.tokens.shape, embedding.shape[1], dtype=embedding.dtype)
     drawn = torch.randn(len(queries), len(columns), embedding.shape[1], generator=generator)
-    noise[:, columns] = (scale * embedding.std().cpu() * drawn).to(noise.dtype)
+    noise[:, columns] = (scale * embedding_std(model).cpu() * drawn).to(noise.dtype)
     return QueryPairs(clean=queries, corrupt=queries, corruption=NOISE, noise=noise)
 
 
 def noise_hooks(noise: Float[Tensor, "n n_ctx d_model"] | None) -> FwdHooks:
-    """The hooks that add noise to the token embeddings of a run; none without noise."""
+    """The hooks that add noise to the token embeddings of a run; none without noise.
+
+    The tokens' positions are the last ones: a recursive net's learned prefix, before them, gets none.
+    """
     if noise is None:
         return []
 
     def add_noise(embedded: Tensor, hook: HookPoint) -> Tensor:
         del hook
-        return embedded + noise.to(embedded)
+        n_before = embedded.shape[1] - noise.shape[1]
+        return embedded + torch.nn.functional.pad(noise.to(embedded), (0, 0, n_before, 0))
 
     return [("hook_embed", add_noise)]
 

@@ -7,6 +7,8 @@
 3. *Entropy* of a destination: -sum_s A log A in nats, from 0 (one source) to log(visible sources) (uniform).
 4. *Chance*: the uniform weight, 1 / (number of sources that d may see): d + 1 of them in a causal net, all of them in a
    bidirectional one. An untrained net of the same shape, if given, stands beside it.
+   The positions of a recursive net's learned prefix are taken together, as one that is called "prefix": the weight on
+   it is the sum over them, its own row their mean, and its uniform weight theirs.
 5. *Role*: with u the uniform weight, (A - u) / (1 - u) is how far a weight is on the way from chance (0) to all there
    is (1). A head attends s from d if the lower end of the interval of the mean weight is beyond `ROLE_SHARE`, half way:
    .75 of two sources, .67 of three. Then s outweighs all other sources together, so at most one can. A destination
@@ -32,8 +34,10 @@ from circuit_lab.measures.hooked_model import (
     activations,
     block_of_each_layer,
     check_model,
+    n_prefix,
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval
+from circuit_lab.measures.model_facts import check_kind, is_causal, layer_names
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
@@ -42,6 +46,8 @@ ROLE_SHARE = 0.5
 """How far from the uniform weight (0) to all of it (1) the lower end of a mean weight must be to give a head a role."""
 
 NO_ROLE = "no single source"
+PREFIX = "prefix"
+"""What the positions before those of the tokens are called, taken together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,8 @@ class AttentionPatterns(Result):
     """Where each head looks, over queries; a reading, not causal evidence.
 
     Attributes:
-        position_names: Names of the positions, the destinations and the sources.
+        position_names: Names of the positions, the destinations and the sources; first "prefix", if the net has one.
+        layer_names: What each effective layer is called: its number, or a recursive net's step.
         blocks: The block of parameters that each effective layer uses.
         weight: Mean attention weight, `[n_layers, n_heads, destination, source]`, in [0, 1].
         entropy: Mean entropy of each destination's weights, `[n_layers, n_heads, destination]`, in nats; lower = more
@@ -62,6 +69,7 @@ class AttentionPatterns(Result):
     """
 
     position_names: tuple[str, ...]
+    layer_names: tuple[str, ...]
     blocks: tuple[int, ...]
     weight: MeanInterval
     entropy: MeanInterval
@@ -74,7 +82,8 @@ class AttentionPatterns(Result):
     def frame(self) -> pd.DataFrame:
         """One row per layer, head, destination and visible source: weight, low, high, uniform, top_share, control, n.
 
-        `layer` is an effective layer and `block` the parameters it uses; `control` is NaN without a control net.
+        `layer` is an effective layer, `step` its name and `block` the parameters it uses; `control` is NaN without a
+        control net.
         """
         n_layers, n_heads = self.top_share.shape[:2]
         visible = self.uniform.nonzero().tolist()
@@ -106,6 +115,7 @@ class AttentionPatterns(Result):
         cell = (layer, head, dest, src)
         return {
             "layer": layer,
+            "step": self.layer_names[layer],
             "block": self.blocks[layer],
             "head": head,
             "dest": self.position_names[dest],
@@ -120,11 +130,14 @@ class AttentionPatterns(Result):
         }
 
     def _entropy_of(self, layer: int, head: int, dest: int) -> dict[str, float]:
+        seen = self.uniform[dest][self.uniform[dest] > 0]
+        n_sources = round(1 / float(seen.min()))
+        n_as_one = n_sources - len(seen) + 1  # more than one where a prefix is taken together
         return {
             "entropy": float(self.entropy.mean[layer, head, dest]),
             "entropy_low": float(self.entropy.low[layer, head, dest]),
             "entropy_high": float(self.entropy.high[layer, head, dest]),
-            "uniform_entropy": math.log(int((self.uniform[dest] > 0).sum())),
+            "uniform_entropy": math.log(n_sources) - n_as_one / n_sources * math.log(n_as_one),
         }
 
 
@@ -164,14 +177,17 @@ def attention_patterns(
         Weights, entropies and top shares of every layer and head.
 
     Raises:
-        ValueError: If there are no queries, or the control's layers or heads are not as many as the model's.
+        ValueError: If there are no queries, the model has no attention, or the control's layers or heads are not as
+            many as the model's.
     """
     check_model(model)
+    check_kind(model, "pattern")
     if len(queries) == 0:
         raise ValueError("attention patterns need at least one query, got none")
     patterns = _patterns(model, queries, batch_size=batch_size)
     return AttentionPatterns(
-        position_names=queries.position_names,
+        position_names=((PREFIX,) if n_prefix(model) else ()) + queries.position_names,
+        layer_names=layer_names(model),
         blocks=block_of_each_layer(model),
         weight=_interval_by_layer(patterns),
         entropy=_interval_by_layer(torch.special.entr(patterns).sum(-1)),
@@ -191,8 +207,19 @@ def _patterns(
     parts = []
     for tokens in progress(queries.tokens.split(batch_size), label="attention patterns"):
         found = activations(model, tokens, names)
-        parts.append(torch.stack([found[name].cpu() for name in names], dim=1))
+        patterns = torch.stack([found[name].cpu() for name in names], dim=1)
+        parts.append(_prefix_as_one(patterns, n_prefix(model)))
     return torch.cat(parts)
+
+
+def _prefix_as_one(patterns: Float[Tensor, "*cells rows rows"], n_prefix: int) -> Float[Tensor, "*cells n_ctx n_ctx"]:
+    """The patterns with the positions before those of the tokens taken together."""
+    if n_prefix == 0:
+        return patterns
+    on_prefix = patterns[..., :n_prefix].sum(-1, keepdim=True)
+    weight = torch.cat([on_prefix, patterns[..., n_prefix:]], dim=-1)
+    of_prefix = weight[..., :n_prefix, :].mean(-2, keepdim=True)
+    return torch.cat([of_prefix, weight[..., n_prefix:, :]], dim=-2)
 
 
 def _control_weight(
@@ -224,7 +251,8 @@ def _is_top(patterns: Float[Tensor, "*cells n_ctx"]) -> Tensor:
 
 def _uniform(model: HookedModel, n_ctx: int) -> Float[Tensor, "n_ctx n_ctx"]:
     """Equal weight on every source that a destination may see."""
-    visible = torch.ones(n_ctx, n_ctx, dtype=torch.float64)
-    if model.cfg.attention_dir == "causal":
+    n_rows = n_prefix(model) + n_ctx
+    visible = torch.ones(n_rows, n_rows, dtype=torch.float64)
+    if is_causal(model):
         visible = visible.tril()
-    return visible / visible.sum(-1, keepdim=True)
+    return _prefix_as_one(visible / visible.sum(-1, keepdim=True), n_prefix(model))

@@ -40,6 +40,7 @@ from circuit_lab.measures.hooked_model import (
     states_at,
 )
 from circuit_lab.measures.intervals import CONFIDENCE_LEVEL
+from circuit_lab.measures.model_facts import is_causal
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
 from circuit_lab.tasks import Queries
@@ -187,7 +188,7 @@ def _hsic(x: Float[Tensor, "n d_x"], y: Float[Tensor, "n d_y"]) -> Float[Tensor,
 
 def _distinct_rows(model: HookedModel, queries: Queries, column: int) -> Int[Tensor, " m"]:
     """The first query of each sequence of tokens that this position sees: those up to it in a causal model."""
-    seen = queries.tokens[:, : column + 1] if model.cfg.attention_dir == "causal" else queries.tokens
+    seen = queries.tokens[:, : column + 1] if is_causal(model) else queries.tokens
     _, group = seen.unique(dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(seen)).scatter_reduce(0, group, torch.arange(len(seen)), "amin")
     return first.sort().values

@@ -43,7 +43,7 @@ from circuit_lab.measures.intervals import mean_interval
 from circuit_lab.measures.metrics import target_of
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedRecursiveTransformer, HookedSharedTransformer
 from circuit_lab.nets.components import Norm
 from circuit_lab.tasks import Queries
 
@@ -174,7 +174,8 @@ def direct_logit_attribution(
         Attributions per component and query.
 
     Raises:
-        ValueError: If there are no queries, an option is unknown, the net is post-norm, or the attributions do not
+        ValueError: If there are no queries, an option is unknown, the net is post-norm or
+            recursive, or the attributions do not
             add up to the logit.
     """
     check_model(model)
@@ -209,6 +210,12 @@ def direct_logit_attribution(
 
 def _check_pre_norm(model: HookedModel) -> None:
     """Refuse a net whose stream is not a sum."""
+    if isinstance(model, HookedRecursiveTransformer):
+        raise ValueError(
+            "direct logit attribution needs a stream that is the sum of what the components write, this net is a "
+            "recursive transformer: each of its steps rewrites one of two streams and norms it after every addition; "
+            "ablate the components instead"
+        )
     if isinstance(model, HookedSharedTransformer) and model.cfg.norm_position == "post":
         raise ValueError(
             'direct logit attribution needs a pre-norm net, this one has norm_position = "post": its stream is not the '
@@ -246,6 +253,7 @@ def _comparison(
 def _readout(model: HookedModel) -> Float[Tensor, "d_vocab_out d_model"]:
     """The direction of the stream, divided by the final norm's scale, that each token's logit reads."""
     directions = model.W_U.detach().T
+    assert not isinstance(model, HookedRecursiveTransformer)
     if isinstance(model, HookedSharedTransformer):
         return directions * model.ln_final.w if isinstance(model.ln_final, Norm) else directions
     weight = model.ln_final.weight.detach()

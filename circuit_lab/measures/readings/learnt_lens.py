@@ -4,7 +4,7 @@ The plain logit lens reads in the basis of the last layer. A target it does not 
 a missing reading is no evidence of absence. As in the tuned lens (Belrose et al., arXiv 2303.08112), one affine map
 (translator) per site and position comes between state and unembedding:
 
-1. x' = final norm of the state, what the unembedding would see. Lens logits: (x' A + b) W_U + b_U.
+1. x' = final norm of the state (if there is one), what the unembedding would see. Lens logits: (x' A + b) W_U + b_U.
 2. A and b minimise, over training queries with target token t_i,
 
        mean_i -log softmax((x'_i A + b) W_U + b_U)[t_i]  +  penalty / 2 * (v * |A - I|^2 + |shift of the mean|^2)
@@ -47,6 +47,7 @@ from circuit_lab.measures.hooked_model import (
 )
 from circuit_lab.measures.intervals import MeanInterval, interval_columns
 from circuit_lab.measures.metrics import ranks_of
+from circuit_lab.measures.model_facts import final_normed, unembedding_bias
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.readings.folds import (
     FactFolds,
@@ -171,7 +172,7 @@ def learnt_lens(
     for site in progress(lens_sites(model), label=f"learnt lens of {target}"):
         states = states_at(model, pooled.tokens, stage=site.label, batch_size=batch_size)
         readings += [
-            cells.read_cell(model.ln_final(states[:, [position]])[:, 0]) for position in range(states.shape[1])
+            cells.read_cell(final_normed(model, states[:, [position]])[:, 0]) for position in range(states.shape[1])
         ]
     shape = (len(lens_sites(model)), pooled.tokens.shape[1], len(queries))
     rank, plain, shuffled = torch.stack([reading.ranks for reading in readings], dim=1).reshape(3, *shape)
@@ -219,7 +220,7 @@ class _Cells:
     def read_cell(self, normed: Float[Tensor, "n d_model"]) -> _CellReading:
         """Choose the penalty at one site and position, and read."""
         identity = torch.eye(normed.shape[1], dtype=normed.dtype, device=normed.device)
-        head = SoftmaxHead(U=self.model.W_U.detach(), c=self.model.b_U.detach(), prior=identity)
+        head = SoftmaxHead(U=self.model.W_U.detach(), c=unembedding_bias(self.model), prior=identity)
         tokens = self.tokens.to(device_of(self.model))
         best_loss, best_penalty, best_logits = float("inf"), self.penalties[0], None
         for penalty in sorted(self.penalties, reverse=True):

@@ -1,7 +1,8 @@
-"""The logit lens (nostalgebraist 2020) at every site and position: what the stream would say if the net stopped there.
+"""The logit lens (nostalgebraist 2020) at every site and position: what a stream would say if the net stopped there.
 
-1. Read the state of the residual stream through the model's own final norm and unembedding, of a bridge with
-   TransformerLens's `logit_readout`: logits z over the output tokens, softmax(z) the lens distribution.
+1. Read a state through the model's own final norm (if any) and unembedding; in a recursive net the states of both
+   streams (the answer is read from z_H alone, so z_L may be in another basis); of a bridge with TransformerLens's
+   `logit_readout`: logits z over the output tokens, softmax(z) the lens distribution.
 2. For each target token t of a query (the answer, an intermediate such as the bridge, the token standing at a position,
    or any token the caller names): its rank #{s : z[s] >= z[t]}, from 1 (on top); ties count against it. Its
    log-probability log softmax(z)[t]. Over the vocabulary: the entropy of the lens distribution and its top tokens.
@@ -28,12 +29,13 @@ from circuit_lab.measures.hooked_model import (
     check_model,
     lens_sites,
     logits_at,
+    n_prefix,
 )
 from circuit_lab.measures.intervals import MeanInterval, mean_interval, share_interval
 from circuit_lab.measures.metrics import ranks_of
+from circuit_lab.measures.model_facts import is_bridge, layer_names
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
 from circuit_lab.tasks import Queries
 
 ANSWER = "answer"
@@ -140,7 +142,7 @@ def logit_lens(
     include_mid: bool = False,
     batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> LogitLens:
-    """Read every site and position of the residual stream through the model's final norm and unembedding.
+    """Read every lens site and position through the model's final norm and unembedding.
 
     Args:
         model: Any hooked model in `eval` mode.
@@ -148,7 +150,7 @@ def logit_lens(
         targets: Names that `target_tokens` knows, or a token id per query for each name of the caller's own. By
             default every intermediate and the answer.
         top_k: How many of the most probable tokens to keep.
-        include_mid: Whether to read the stream between attention and MLP too ("resid_mid k").
+        include_mid: Whether to read the stream between attention and MLP too ("resid_mid k", or k's step).
         batch_size: Queries per forward pass; the logits of one site and batch are held at a time.
 
     Returns:
@@ -272,7 +274,7 @@ def _read(
     states = activations(model, tokens, hook_names)
     ranks, log_probs, entropies, top_tokens, top_probabilities = [], [], [], [], []
     for name in hook_names:
-        state = states.pop(name).transpose(0, 1)
+        state = states.pop(name)[:, n_prefix(model) :].transpose(0, 1)
         logits = _readout(model, state)
         log_q = logits.log_softmax(-1)
         best = log_q.topk(top_k)
@@ -296,10 +298,12 @@ def _read(
 def _hook_names(model: HookedModel, *, include_mid: bool) -> dict[str, str]:
     """Hook name of each site by its label, input to output."""
     names: dict[str, str] = {}
+    of_layer, n_read = layer_names(model), 0
     for site in lens_sites(model):
-        if include_mid and site.layer > 0:
-            names[f"resid_mid {site.layer - 1}"] = f"blocks.{site.layer - 1}.hook_resid_mid"
+        if include_mid:
+            names |= {f"resid_mid {of_layer[i]}": f"blocks.{i}.hook_resid_mid" for i in range(n_read, site.layer)}
         names[site.label] = site.hook_name
+        n_read = site.layer
     return names
 
 
@@ -321,7 +325,7 @@ def _tokens_by_name(
 
 def _readout(model: HookedModel, state: Float[Tensor, "n_ctx n d_model"]) -> Float[Tensor, "n_ctx n d_vocab_out"]:
     """The lens's logits; a net of ours is read by itself, for TransformerLens's tools take a second to import."""
-    if isinstance(model, HookedSharedTransformer):
+    if not is_bridge(model):
         return logits_at(model, state)
     from transformer_lens.tools.analysis.logit_lens import logit_readout
 

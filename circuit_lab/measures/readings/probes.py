@@ -43,7 +43,7 @@ from circuit_lab.measures.readings.folds import (
 from circuit_lab.measures.readings.logit_lens import target_tokens
 from circuit_lab.measures.readings.softmax_map import SoftmaxHead, held_out_logits
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer, build_net
+from circuit_lab.nets import HookedNet, build_net
 from circuit_lab.tasks import Queries
 
 
@@ -231,7 +231,7 @@ def _untrained(model: HookedModel, untrained: HookedModel | None) -> HookedModel
                 f"it has {len(lens_sites(untrained))}"
             )
         return untrained
-    if not isinstance(model, HookedSharedTransformer):
+    if not isinstance(model, HookedNet):
         raise ValueError(
             "a bridge does not know its initial weights; give untrained=, such as random_init_bridge(name, seed=0)"
         )

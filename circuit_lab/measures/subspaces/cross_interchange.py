@@ -36,7 +36,9 @@ from circuit_lab.measures.hooked_model import (
     HookedModel,
     check_model,
     lens_sites,
+    resume_states,
     resumed_logits,
+    rows_of,
     states_at,
 )
 from circuit_lab.measures.intervals import proportion_interval
@@ -248,8 +250,9 @@ def _answers_of(
     answers = []
     for start in range(0, len(base), batch_size):
         part = slice(start, start + batch_size)
-        residual = states_at(model, base.tokens[part], stage=stage, batch_size=batch_size).clone()
-        residual[:, column] = lent[part].to(residual)
+        residual = resume_states(model, base.tokens[part], stage=stage, batch_size=batch_size).clone()
+        (row,) = rows_of(model, [column])
+        residual[:, row] = lent[part].to(residual)
         logits = resumed_logits(model, residual, base.answer_position[part], start_at=stage)
         answers.append(logits.argmax(-1).cpu())
     return torch.cat(answers)

@@ -5,7 +5,8 @@ For a base query (h, r1, r2) with bridge b and a source query (h', r1', r2') wit
 1. *Pairs*, whose wanted answer only a moved bridge can give, and what of them is held out: see `held_out_pairs`.
 2. *Interchange* in a subspace with orthonormal basis B [d_model, rank]: x' = x + (x_source - x) B B^T.
 3. *Fit*: B minimises the cross-entropy of the wanted answers over training pairs (TransformerLens's `fit_das`: Adam on
-   an orthogonal parametrisation, in float32). The net is resumed from the site, so only the layers after it run.
+   an orthogonal parametrisation, in float32). The net is resumed from the site, so only the layers after it run. In a
+   recursive net the site's stream is interchanged, and the other stays that of the base.
 4. *Score*: interchange accuracy, the share of pairs whose answer becomes the wanted one.
 
 **Controls**, for DAS fits arbitrary mappings and untrained nets too (Arora et al., arXiv 2402.12560), all read on the
@@ -43,14 +44,22 @@ from circuit_lab.measures.hooked_model import (
     HookedModel,
     check_model,
     lens_sites,
-    resumed_logits,
-    states_at,
+    resume_states,
+    rows_of,
 )
 from circuit_lab.measures.intervals import proportion_interval
 from circuit_lab.measures.progress import progress
 from circuit_lab.measures.result import Result
 from circuit_lab.measures.subspaces.held_out_pairs import FactSplit, InterchangePairs, split_by_first_hop
-from circuit_lab.nets import HookedSharedTransformer, LensSite, find_lens_site
+from circuit_lab.measures.subspaces.resumed_model import HOOK, ResumedModel
+from circuit_lab.nets import (
+    HookedNet,
+    HookedRecursiveTransformer,
+    HookedSharedTransformer,
+    LensSite,
+    build_net,
+    find_lens_site,
+)
 from circuit_lab.tasks import Queries, concatenate
 
 SUBSPACES = ("learnt", "arbitrary labels", "untrained net", "random", "full state", "nothing")
@@ -220,11 +229,15 @@ def fresh_weights(model: HookedModel, *, seed: int) -> HookedModel:
     Raises:
         ValueError: If the model is a TransformerBridge.
     """
-    if not isinstance(model, HookedSharedTransformer):
+    if not isinstance(model, HookedNet):
         raise ValueError(
             "the weights of a TransformerBridge cannot be drawn anew here; pass untrained=, a bridge of the same "
             "architecture such as transformer_lens.tools.analysis.random_init_bridge gives"
         )
+    if isinstance(model, HookedRecursiveTransformer):
+        # Its modules draw from a given generator alone; its fixed initial streams are drawn anew as well.
+        fresh = build_net(model.cfg.model_copy(update={"init_seed": seed}))
+        return fresh.to(device=model.device, dtype=model.dtype).eval()
     fresh = reinitialized(model, seed)
     assert isinstance(fresh, HookedSharedTransformer)
     return fresh
@@ -273,25 +286,25 @@ class _ResumedPairs:
 
     def __init__(self, model: HookedModel, pairs: InterchangePairs, site: LensSite, settings: _Settings) -> None:
         queries = concatenate([pairs.base, pairs.source])
-        self.model, self.stage, self.settings = model, site.label, settings
-        self.hook_name = f"blocks.{site.layer}.hook_resid_pre"  # fires after a resume, as the stage's own hook does not
-        self.states = states_at(model, queries.tokens, stage=site.label, batch_size=settings.batch_size)
+        self.resumed, self.settings = ResumedModel(model, site.label), settings
+        self.states = resume_states(model, queries.tokens, stage=site.label, batch_size=settings.batch_size)
         self.answer_position = queries.answer_position.to(self.states.device)
         self.base, self.source = torch.arange(2 * len(pairs)).chunk(2)
-        self.position = torch.full((len(pairs),), settings.column)
+        (self.row,) = rows_of(model, [settings.column])
+        self.position = torch.full((len(pairs),), self.row)
 
     def task_logits(self, rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_vocab_out"]:
         """Logits of the queries at these rows, resumed."""
         rows = rows.to(self.states.device)
-        return resumed_logits(self.model, self.states[rows], self.answer_position[rows], start_at=self.stage)
+        return self.resumed(self.states[rows], self.answer_position[rows])
 
     def fit(self, targets: Int[Tensor, " n"], *, rank: int) -> Float[Tensor, "d_model rank"]:
         """The basis whose interchange makes the answers `targets`."""
         budget = self.settings.budget
         with torch.enable_grad():
             return fit_das(
-                self.model,
-                self.hook_name,
+                self.resumed,
+                HOOK,
                 self.base,
                 self.source,
                 targets,
@@ -308,11 +321,11 @@ class _ResumedPairs:
     def hits(self, basis: Float[Tensor, "d_model rank"], targets: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Where the interchange in the subspace makes the answer the target."""
         logits = intervened_logits(
-            self.model,
-            self.hook_name,
+            self.resumed,
+            HOOK,
             SubspaceInterchange(basis),
             self.base,
-            self.states[len(self.base) :, self.settings.column],
+            self.states[len(self.base) :, self.row],
             self.task_logits,
             positions=self.position,
             batch_size=self.settings.batch_size,
@@ -353,13 +366,18 @@ class _FitsAtStage:
         return learnt, _Outcome(train, held_out)
 
 
+def _relation(queries: Queries) -> list[int]:
+    """The second relation of each query."""
+    return queries.tokens[:, queries.position_names.index("r2")].tolist()
+
+
 def _arbitrary_answers(split: FactSplit, *, seed: int) -> list[Int[Tensor, " n"]]:
     """A random answer for each (b', r2), the same on both sides, among the answers that are wanted somewhere."""
     answers = torch.cat([split.train.wanted, split.held_out.wanted]).unique()
     return [
         answers[
             arbitrary_targets(
-                list(zip(side.source.intermediates["bridge"].tolist(), side.base.tokens[:, 2].tolist(), strict=True)),
+                list(zip(side.source.intermediates["bridge"].tolist(), _relation(side.base), strict=True)),
                 len(answers),
                 seed,
             )

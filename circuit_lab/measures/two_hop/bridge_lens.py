@@ -1,9 +1,10 @@
 """Bridge recovery through the logit lens (Wang et al. 2024, arXiv 2405.15071; He et al. 2026, arXiv 2601.09049).
 
-1. Read every lens site at every position through the final norm and the unembedding.
+1. Read every lens site, in a recursive net those of both streams, at every token position through the final norm (if
+   any) and the unembedding.
 2. For the bridge entity b and for the answer t: is it the top token; its reciprocal rank; its probability.
-3. *Resolve depth*: the first stage at which a token is on top, of b at any position but the last, of t at the last.
-   In a two-hop circuit b resolves before t.
+3. *Resolve depth*: the first stage at which a token is on top, of b at any position before the answer's, of t at the
+   answer's. In a two-hop circuit b resolves before t.
 4. `bridge_found` (He et al.): b is on top at *any* stage and position.
 
 These readings corroborate and never decide. A bridge can be decodable and unused, or used and not decodable. And in
@@ -15,12 +16,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuit_lab.measures.hooked_model import n_prefix
 from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 BRIDGE_FOUND_CAVEAT = (
@@ -43,8 +45,9 @@ class BridgeRecovery(Result):
         answer_mrr: The same of the answer.
         answer_probability: The same of the answer.
         bridge_found: Share of queries whose bridge is the top token at any stage and position (see the caveat).
-        bridge_first: Share of queries whose bridge is on top, before the last position, at an earlier stage than
-            the one at which the answer is first on top at the last position.
+        bridge_first: Share of queries whose bridge is on top, before the answer's position, at an earlier stage than
+            the one at which the answer is first on top at its position.
+        found: Per query, whether its bridge is the top token at any stage and position: `bridge_found` is their share.
         n: Queries read.
         chance: Top-1 rate of a guess among the vocabulary, 1 / d_vocab.
     """
@@ -59,6 +62,7 @@ class BridgeRecovery(Result):
     answer_probability: Float[Tensor, "n_stages n_ctx"]
     bridge_found: float
     bridge_first: float
+    found: Bool[Tensor, " n"]
     n: int
     chance: float
 
@@ -82,7 +86,7 @@ class BridgeRecovery(Result):
 
 
 @torch.no_grad()
-def bridge_recovery(net: HookedSharedTransformer, queries: Queries, *, batch_size: int = 2048) -> BridgeRecovery:
+def bridge_recovery(net: HookedNet, queries: Queries, *, batch_size: int = 2048) -> BridgeRecovery:
     """Read the bridge and the answer at every lens site and position.
 
     Args:
@@ -107,7 +111,10 @@ def bridge_recovery(net: HookedSharedTransformer, queries: Queries, *, batch_siz
     probability = torch.cat([probability for _, probability in readings])
     top1, reciprocal = (rank == 1).float(), 1.0 / rank
     bridge_on_top = top1[:, 0].bool()
-    answer_on_top = top1[:, 1, :, -1].bool()
+    position, n_ctx = queries.answer_position, top1.shape[-1]
+    answer_on_top = top1[torch.arange(len(queries)), 1, :, position].bool()
+    before_answer = (torch.arange(n_ctx) < position[:, None])[:, None]
+    found = bridge_on_top.any(-1).any(-1)
     return BridgeRecovery(
         stages=tuple(site.label for site in net.lens_sites),
         position_names=queries.position_names,
@@ -117,8 +124,9 @@ def bridge_recovery(net: HookedSharedTransformer, queries: Queries, *, batch_siz
         answer_top1=top1[:, 1].mean(0),
         answer_mrr=reciprocal[:, 1].mean(0),
         answer_probability=probability[:, 1].mean(0),
-        bridge_found=float(bridge_on_top.any(-1).any(-1).float().mean()),
-        bridge_first=float(_resolves_first(bridge_on_top[:, :, :-1].any(-1), answer_on_top).float().mean()),
+        bridge_found=float(found.float().mean()),
+        bridge_first=float(_resolves_first((bridge_on_top & before_answer).any(-1), answer_on_top).float().mean()),
+        found=found,
         n=len(queries),
         chance=1.0 / net.cfg.d_vocab,
     )
@@ -134,7 +142,7 @@ def _resolves_first(bridge_on_top: Tensor, answer_on_top: Tensor) -> Tensor:
 
 
 def _read(
-    net: HookedSharedTransformer, queries: Queries
+    net: HookedNet, queries: Queries
 ) -> tuple[Int[Tensor, "n 2 n_stages n_ctx"], Float[Tensor, "n 2 n_stages n_ctx"]]:
     """Rank (see `ranks_of`) and probability of (bridge, answer) at every stage and position."""
     hook_names = [site.hook_name for site in net.lens_sites]
@@ -142,7 +150,7 @@ def _read(
     targets = torch.stack([queries.intermediates["bridge"], queries.answer], dim=1).to(net.device)
     ranks, probabilities = [], []
     for name in hook_names:
-        logits = net.logits_at(cache[name])
+        logits = net.logits_at(cache[name][:, n_prefix(net) :])
         index = targets[:, :, None].expand(-1, -1, logits.shape[1])
         expanded = logits[:, None].expand(-1, 2, -1, -1)
         ranks.append(ranks_of(expanded, index))

@@ -1,7 +1,10 @@
 """Locating the sites where training queries hand on their bridge.
 
-1. On a sample of `train_inferred`, run the hop-1 test at every inner stage of the residual stream and every proper set
-   of positions.
+1. On a sample of `train_inferred`, run the hop-1 test at every inner stage and every proper set of positions. In a
+   recursive net: at the stages of both streams, and at each once more *held*, that is, with the positions replaced at
+   every later stage, too. For such a net computes hop 1 anew in each cycle, from the tokens of the query that receives
+   the state; so what one transplant put in is soon overwritten (measured at the position of r1: one stage .34, held
+   .75 of the transplants; with averaged states .40 and .88).
 2. Run it once more with states that hold the bridge and nothing else that the query has of its own: the *average* over
    queries with the same bridge but another head entity and another first relation. Where the bridge itself sits at the
    site, the average still carries it. Where only the input tokens sit there (a table reads them later), or a code of
@@ -10,7 +13,8 @@
    such a mate, which name a different fact. The lowest of the rates counts. (Our addition: without it, a table keyed on
    (h, r1, r2) passes as a circuit wherever h and r1 can be replaced together.)
 3. Take the smallest size of position set that has a stage whose rate lies above `MIN_RATE` with its interval; of that
-   size, the set with the best stage; and of that set, every stage above `MIN_RATE`.
+   size, the set with the best stage; and of that set, every stage above `MIN_RATE`. If none of these carries the bridge
+   in most transplants, a larger set is taken where it certainly carries it more often.
 4. If none of them carries it in most transplants, the bridge may stand where no residual stream gives it alone, such
    as beside r2's own token: try every component's output at every position in the same way. A site that carries it
    certainly more often is taken instead.
@@ -20,7 +24,7 @@
    bridge, or nothing is gained.
 6. What is patched together must carry the bridge in each of its parts. A part that only stood in the way, such as the
    tokens that a table reads above an idle circuit, does as well with its mean over *all* queries, its *placebo*. A set
-   is located only if the placebo of any one part lowers the rate for certain.
+   is located only if the placebo of any one part lowers the rate of averaged states for certain.
 
 The evidence of a diagnosis is then read on *other* queries at these sites.
 """
@@ -34,6 +38,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuit_lab.measures.hooked_model import has_several_streams
 from circuit_lab.measures.intervals import Interval, proportion_interval
 from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import (
@@ -44,13 +49,14 @@ from circuit_lab.measures.sites import (
     inner_stages,
     output_places,
     patched_logits,
+    patched_parts,
     position_sets,
     site_states,
     stage_before,
 )
 from circuit_lab.measures.two_hop.partners import PartnerPool
 from circuit_lab.measures.two_hop.transplants import MIN_PARTNERS
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 MIN_RATE = 0.25
@@ -71,9 +77,11 @@ class SiteRate:
         site: The candidate.
         rate: Share of transplants that pass, in [0, 1].
         mixed_rate: The same with states averaged over queries with the same bridge or, for several positions of the
-            residual stream, the lower of that and the rate with states spliced from two of them.
+            stage, the lower of that and the rate with states spliced from two of them.
         n: Testable queries; the interval counts each once, however many its transplants.
-        placebo_rate: The highest rate with the placebo of one part, where parts are patched together; else 0.
+        placebo_rate: The highest rate with averaged states and the placebo of one part, where parts are patched
+            together; else 0.
+        averaged_rate: The rate with averaged states alone, which the placebo is compared with; `mixed_rate` if None.
     """
 
     site: AnySite
@@ -81,6 +89,7 @@ class SiteRate:
     mixed_rate: float
     n: int
     placebo_rate: float = 0.0
+    averaged_rate: float | None = None
 
     @property
     def deciding_rate(self) -> float:
@@ -89,16 +98,19 @@ class SiteRate:
 
     @property
     def carries_bridge(self) -> bool:
-        """True when the deciding rate's 95 % interval lies above `MIN_RATE`, and above the placebo's."""
-        if self.n == 0:
+        """True when the deciding rate's 95 % interval lies above `MIN_RATE`, and averaged states do above a placebo."""
+        if self.n == 0 or self.interval.low <= MIN_RATE:
             return False
-        low, placebo = self.interval.low, proportion_interval(round(self.placebo_rate * self.n), self.n)
-        return low > MIN_RATE and (self.placebo_rate == 0 or low > placebo.high)
+        averaged = self.mixed_rate if self.averaged_rate is None else self.averaged_rate
+        return self.placebo_rate == 0 or self._interval_of(averaged).low > self._interval_of(self.placebo_rate).high
 
     @property
     def interval(self) -> Interval:
         """The deciding rate's 95 % Wilson interval."""
-        return proportion_interval(round(self.deciding_rate * self.n), self.n)
+        return self._interval_of(self.deciding_rate)
+
+    def _interval_of(self, rate: float) -> Interval:
+        return proportion_interval(round(rate * self.n), self.n)
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ class LocatedSites(Result):
 
 
 def locate_sites(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     queries: Queries,
     pool: Queries,
     *,
@@ -158,10 +170,11 @@ def locate_sites(
     """
     trial = _Hop1Trial(net, queries, pool, generator=generator, n_partners=n_partners, batch_size=batch_size)
     names = queries.position_names
-    in_stream = [
-        trial.rate(Site(stage, positions)) for stage in inner_stages(net) for positions in position_sets(len(names))
-    ]
-    located = _choose(in_stream, names)
+    stages, sets = inner_stages(net), position_sets(len(names))
+    sites = [Site(stage, positions) for stage in stages for positions in sets]
+    if has_several_streams(net):
+        sites += [Site(stage, positions, held=True) for stage in stages[:-1] for positions in sets]
+    located = _choose([trial.rate(site) for site in sites], names)
     if not _carry_most(located):
         outputs = [trial.rate(OutputSite((place,))) for place in trial.places]
         located = _better(located, _choose(outputs, names))
@@ -191,11 +204,13 @@ def _better(first: LocatedSites, second: LocatedSites) -> LocatedSites:
 
 
 def _choose(candidates: Sequence[SiteRate], position_names: tuple[str, ...]) -> LocatedSites:
-    """Smallest position set first; of that set every stage that carries the bridge."""
-    carriers = [c for c in candidates if c.carries_bridge]
-    if carriers:
-        size = min(len(c.site.positions) for c in carriers)
-        best = max((c for c in carriers if len(c.site.positions) == size), key=lambda c: c.deciding_rate)
+    """Smallest set first, a larger one where it certainly carries more; of it every stage that carries the bridge."""
+    carriers, best = [c for c in candidates if c.carries_bridge], None
+    for size in sorted({len(c.site.positions) for c in carriers}):
+        of_size = max((c for c in carriers if len(c.site.positions) == size), key=lambda c: c.deciding_rate)
+        if best is None or (best.interval.low <= _MOST and of_size.interval.low > best.interval.high):
+            best = of_size
+    if best is not None:
         sites = tuple(c.site for c in carriers if c.site.positions == best.site.positions)
     else:
         sites = (max(candidates, key=lambda c: c.deciding_rate).site,) if candidates else ()
@@ -226,7 +241,7 @@ class _Hop1Trial:
 
     def __init__(
         self,
-        net: HookedSharedTransformer,
+        net: HookedNet,
         queries: Queries,
         pool: Queries,
         *,
@@ -242,18 +257,18 @@ class _Hop1Trial:
         self.mate_exists = mates.exists
         self.receivers, self.mates = pool[receivers.rows[self.exists]], pool[mates.rows[mates.exists]]
         self.places = output_places(net, queries.tokens.shape[1])
-        self._streams: dict[str, _States] = {}
+        self._streams: dict[Site, _States] = {}
 
     def rate(self, site: AnySite) -> SiteRate:
         """Rates of one site."""
         own, receiver, mate = self._states(site)
         averaged = _average(own, mate, self.mate_exists)
-        mixed = self._pass_rate(site, receiver, self._per_partner(averaged), self._has_mate)
-        parts = _parts(site, own.shape[1])
+        mixed = averaged_rate = self._pass_rate(site, receiver, self._per_partner(averaged), self._has_mate)
+        parts = patched_parts(self.net, site, own.shape[1])
         placebo = 0.0
         if len(parts) > 1 and mixed > MIN_RATE:
             if isinstance(site, Site):
-                spliced = self._spliced(own, mate, parts[1:])
+                spliced = self._spliced(own, mate, [row for part in parts[1:] for row in part])
                 mixed = min(mixed, self._pass_rate(site, receiver, spliced, self.exists & self.mate_exists))
             for part in parts:
                 with_placebo = averaged.clone()
@@ -265,6 +280,7 @@ class _Hop1Trial:
             mixed_rate=mixed,
             n=int((self.exists.sum(-1) >= MIN_PARTNERS).sum()),
             placebo_rate=placebo,
+            averaged_rate=averaged_rate,
         )
 
     @property
@@ -300,24 +316,28 @@ class _Hop1Trial:
     def _states(self, site: AnySite) -> "_States":
         """What `site_states` gives of the queries, of their receivers and of their mates."""
         if isinstance(site, Site):
-            return self._stream(site.stage)
+            return self._of_stage(site)
         places = [self.places.index(place) for place in site.places]
-        streams, outputs = self._stream(stage_before(self.net, site)), self._outputs
+        streams, outputs = self._of_stage(Site(stage_before(self.net, site), ())), self._outputs
         own, receiver, mate = (
             torch.cat([stream, of_all[:, places]], dim=1) for stream, of_all in zip(streams, outputs, strict=True)
         )
         return own, receiver, mate
 
-    def _stream(self, stage: str) -> "_States":
-        if stage not in self._streams:
-            self._streams[stage] = self._of_each(Site(stage, ()))
-        return self._streams[stage]
+    def _of_stage(self, site: Site) -> "_States":
+        """The states at a stage, kept; those of held sites are not, for they are many and differ by position."""
+        if site.held:
+            return self._of_each(site)
+        whole = replace(site, positions=())
+        if whole not in self._streams:
+            self._streams[whole] = self._of_each(whole)
+        return self._streams[whole]
 
     @cached_property
     def _outputs(self) -> "_States":
         """Every component's output, one row per place."""
         own, receiver, mate = (
-            states[:, self.queries.tokens.shape[1] :] for states in self._of_each(OutputSite(tuple(self.places)))
+            states[:, -len(self.places) :] for states in self._of_each(OutputSite(tuple(self.places)))
         )
         return own, receiver, mate
 
@@ -360,11 +380,6 @@ class _Hop1Trial:
 
 _States = tuple[Float[Tensor, "n rows d_model"], Float[Tensor, "m rows d_model"], Float[Tensor, "k rows d_model"]]
 """Of the queries, of their receivers, of their mates."""
-
-
-def _parts(site: AnySite, n_rows: int) -> list[int]:
-    """The rows of a state (see `site_states`) that are patched together."""
-    return list(site.positions) if isinstance(site, Site) else list(range(n_rows - len(site.places), n_rows))
 
 
 def _average(

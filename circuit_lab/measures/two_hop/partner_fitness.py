@@ -9,7 +9,7 @@ from torch import Tensor
 from circuit_lab.measures.sites import AnySite
 from circuit_lab.measures.two_hop.partners import Fitness, PartnerPool, Partners
 from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 N_VETTING_PARTNERS, MIN_VETTING_PASSES = 6, 2
@@ -19,7 +19,7 @@ MIN_FIT_SHARE = 0.1
 
 
 def partner_fitness(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     pool: Queries,
     *,
     sites: Sequence[AnySite],

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from circuit_lab.measures.sites import AnySite, patched_logits, shares_states, site_states
 from circuit_lab.measures.two_hop.partners import NONE, Partners
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 
 def patched_answers(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     *,
     site: AnySite,
     receiver_states: Float[Tensor, "m rows d_model"],
@@ -41,15 +41,15 @@ def patched_answers(
 
 
 class TransplantLab:
-    """Residual streams of the queries and of the pool at one stage, and the transplants between them."""
+    """States of the queries and of the pool at one stage, and the transplants between them."""
 
-    def __init__(self, net: HookedSharedTransformer, queries: Queries, pool: Queries, *, batch_size: int) -> None:
+    def __init__(self, net: HookedNet, queries: Queries, pool: Queries, *, batch_size: int) -> None:
         self.net, self.queries, self.pool, self.batch_size = net, queries, pool, batch_size
         self._states_of: AnySite | None = None
         self._query_states = self._pool_states = torch.empty(0)
 
     def _enter(self, site: AnySite) -> None:
-        """Compute the states at a site; sites of one stage of the residual stream share them."""
+        """Compute the states at a site; sites of one stage share them."""
         if self._states_of is None or not shares_states(self._states_of, site):
             self._query_states = site_states(self.net, self.queries.tokens, site=site)
             self._pool_states = site_states(self.net, self.pool.tokens, site=site)

@@ -1,6 +1,6 @@
 """The three causal tests of a two-hop circuit: hop 1, hop 2 and interchange (interchange interventions: Geiger et al.).
 
-For a query (h, r1, r2) -> t with bridge b, at a site (stage, positions) of the residual stream:
+For a query (h, r1, r2) -> t with bridge b, at a site (stage, positions):
 
 1. *Hop 1*: the query's state, put into a known-good query (h'', r1'', r2''), makes the answer (b, r2'').
    What the query hands on is the bridge.
@@ -34,7 +34,7 @@ from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import AnySite
 from circuit_lab.measures.two_hop.partners import NONE, Fitness, PartnerPool, Partners
 from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
 MIN_PARTNERS = 3
@@ -125,7 +125,7 @@ class CausalTests(Result):
 
 
 def causal_tests(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     queries: Queries,
     pool: Queries,
     *,

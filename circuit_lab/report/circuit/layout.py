@@ -1,7 +1,8 @@
 """Where the parts of a circuit diagram stand. Units are pixels of the drawing; y grows downwards, as in SVG.
 
 1. One *lane* per position. In a lane the residual stream runs upwards on the left, with a state node at each stage; to
-   its right stand the components that read and write between two stages: heads in rows of four, then the MLP.
+   its right stand the components that read and write between two stages: heads in rows of four, then the MLP. Two
+   streams run side by side, each in a *column* of its own, and what both read stands between them.
 2. What lies between two stages is a *gap*. Stages and gaps come from the net, bottom to top; nothing is assumed of
    their names or number.
 3. The answer stands on top of the stream of the position at which it is read.
@@ -17,6 +18,7 @@ PLAIN_HEIGHT = 26.0
 HEADS_IN_A_ROW = 4
 _CHARACTER = 6.4
 """Width of a character of the labels, on the safe side."""
+_BETWEEN_COLUMNS = 18.0
 _SPACE, _BETWEEN_ROWS, _LANE_PADDING, _BESIDE, _BULGE = 4.0, 14.0, 9.0, 12.0, 30.0
 _BELOW_COMPONENTS, _ABOVE_COMPONENTS, _EMPTY_GAP = 14.0, 6.0, 34.0
 _TOP, _BOTTOM = 14.0, 34.0
@@ -107,7 +109,13 @@ class Layout:
 
 
 def lay_out(
-    stages: Sequence[str], gaps: Sequence[Sequence[Component]], *, n_lanes: int, answer_lane: int, has_brackets: bool
+    stages: Sequence[str],
+    gaps: Sequence[Sequence[Component]],
+    *,
+    n_lanes: int,
+    answer_lane: int,
+    has_brackets: bool,
+    columns: Sequence[float] | None = None,
 ) -> Layout:
     """Place the nodes of a net.
 
@@ -117,17 +125,20 @@ def lay_out(
         n_lanes: Number of positions.
         answer_lane: The position at which the answer is read.
         has_brackets: Whether room is left for the brackets of the passes.
+        columns: Column of each stage, from 0; one half stands between two of them. All in one by default.
 
     Returns:
         The layout.
     """
     assert len(gaps) == len(stages) - 1, (len(gaps), len(stages))
+    columns = [0.0] * len(stages) if columns is None else columns
+    to_last_column = max(columns) * (STATE_WIDTH + _BETWEEN_COLUMNS)
     rows = [_rows(gap) for gap in gaps]
     breadth = max((_row_width(row) for gap in rows for row in gap), default=0.0)
     if breadth and any(part.at_right for gap in gaps for part in gap):
         breadth = max(breadth, 2 * MLP_WIDTH + _SPACE)  # so that what stands left and right is side by side
     beside = breadth + _BULGE + _BESIDE if breadth else 0.0
-    lane_width = 2 * _LANE_PADDING + STATE_WIDTH + beside
+    lane_width = 2 * _LANE_PADDING + STATE_WIDTH + to_last_column + beside
     longest = max(len(label) for label in (*stages, "layer 10, block 10"))
     gutter = (24 if has_brackets else 4) + _CHARACTER * min(longest, MAX_LABEL)
     heights = [_gap_height(len(gap)) for gap in rows]
@@ -141,14 +152,20 @@ def lay_out(
     y = top_of_states + column_height - STATE_HEIGHT / 2
     for i, stage in enumerate(stages):
         for lane, x in enumerate(streams):
-            states[stage, lane] = Box(x, y, STATE_WIDTH, STATE_HEIGHT)
+            states[stage, lane] = Box(x + columns[i] * (STATE_WIDTH + _BETWEEN_COLUMNS), y, STATE_WIDTH, STATE_HEIGHT)
         if i == len(rows):
             break
         bottom = y - _BELOW_COMPONENTS
         for number, row in enumerate(rows[i]):
             row_y = bottom - COMPONENT_HEIGHT / 2 - number * (COMPONENT_HEIGHT + _BETWEEN_ROWS)
             for lane, x in enumerate(streams):
-                left = x + STATE_WIDTH / 2 + _BESIDE + (breadth - _row_width(row) if row[0].at_right else 0)
+                left = (
+                    x
+                    + to_last_column
+                    + STATE_WIDTH / 2
+                    + _BESIDE
+                    + (breadth - _row_width(row) if row[0].at_right else 0)
+                )
                 components |= _place(row, row_y, lane, left)
         middles.append(y - (STATE_HEIGHT + heights[i]) / 2)
         y -= STATE_HEIGHT + heights[i]
@@ -157,7 +174,7 @@ def lay_out(
         height=height,
         states=states,
         components=components,
-        answer=Box(streams[answer_lane], _TOP + STATE_HEIGHT / 2, STATE_WIDTH, STATE_HEIGHT),
+        answer=Box(states[stages[-1], answer_lane].x, _TOP + STATE_HEIGHT / 2, STATE_WIDTH, STATE_HEIGHT),
         lanes=tuple(
             Box(left + lane_width / 2, (top_of_states + height) / 2 - 6, lane_width, height - top_of_states + 4)
             for left in lefts

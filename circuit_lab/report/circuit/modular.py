@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from circuit_lab.measures import ANSWER, INPUTS, MeanInterval, mean_interval
+from circuit_lab.measures.model_facts import is_causal
 from circuit_lab.report.circuit.layout import Box
 from circuit_lab.report.circuit.spectra import (
     NODE_HEIGHT,
@@ -90,8 +91,10 @@ def modular_circuit(diagnosis: Diagnosis, exhibits: ModularExhibits) -> dict[str
     ablations = {site: cells for site, cells in ablations.items() if any(cells)}
     layout = lay_out_rows([len(group) for group in groups], n_lanes=len(exhibits.position_names))
     at = int(next(q for q in subject.task.splits.values() if len(q)).answer_position[0])
-    weights = mean_interval(exhibits.attention.movedim(0, -1)) if len(exhibits.attention) else None
-    attention = _attention(exhibits, weights, subject.net.cfg.attention_dir == "causal")
+    shown, weights = exhibits.attention, None
+    if shown is not None and len(shown) and exhibits.attended == exhibits.position_names:
+        weights = mean_interval(shown.movedim(0, -1))
+    attention = _attention(exhibits, weights, is_causal(subject.net))
     nodes, details = _nodes(groups, exhibits, layout, at, ablations, splits.index(split))
     stages = {site.layer: i for i, site in enumerate(subject.net.lens_sites)}
     for detail in details.values():
@@ -197,7 +200,7 @@ def _attention(exhibits: ModularExhibits, weights: MeanInterval | None, causal: 
     visible = torch.ones(n_ctx, n_ctx, dtype=torch.float64)
     visible = visible.tril() if causal else visible
     uniform = visible / visible.sum(-1, keepdim=True)
-    return attention_table(weights, uniform, exhibits.position_names, len(exhibits.attention))
+    return attention_table(weights, uniform, exhibits.position_names, len(exhibits.queries))
 
 
 def _layer(component: str) -> int | None:
@@ -218,7 +221,9 @@ def _lens(
     last_of_layer = layer is not None and [c for c in components if _layer(c) == layer][-1] == component
     if component != EMBEDDING and not last_of_layer:
         return {"layers": [layer]} if layer is not None else {}
-    stage = stages[0 if layer is None else layer + 1]
+    stage = stages.get(0 if layer is None else layer + 1)
+    if stage is None:  # within a recursive net's step of several layers
+        return {"layers": [layer]}
     top1 = exhibits.lens.top1
     cell = (0, stage, position)
     read = short_all([float(part[cell]) for part in (top1.mean, top1.low, top1.high)])
@@ -277,7 +282,7 @@ def _how(exhibits: ModularExhibits) -> str:
         f"all on one scale, whose highest bar is {highest:.2f}. The key frequencies ({key}) were named on pairs that "
         f"nothing else is read on. “without” and “only” are the shares of answers that are right without the key "
         f"frequencies, and with nothing else, removed at that node; attention is the mean over the "
-        f"{len(exhibits.attention)} pairs of the query explorer. Point at anything for its number, interval, control "
+        f"{len(exhibits.queries)} pairs of the query explorer. Point at anything for its number, interval, control "
         f"and n; click it for all there is on it."
     )
 

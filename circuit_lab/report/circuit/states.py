@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuit_lab.measures import METRICS, ActivationPatching, BridgeRecovery, MeanInterval
+from circuit_lab.measures.readings.attention import PREFIX
 from circuit_lab.report.circuit.edges import METRIC
 from circuit_lab.report.circuit.layout import PLAIN_HEIGHT, Layout, cut
 from circuit_lab.report.circuit.net import Net, Node
@@ -159,17 +160,19 @@ def attention_table(
     Args:
         weight: Mean weights with intervals, `[n_layers, n_heads, destination, source]`, in [0, 1].
         uniform: The weight at chance.
-        positions: Names of the positions.
+        positions: Names of the positions; a learned prefix's, if it has one, is the first.
         n: Queries behind the means.
 
     Returns:
-        `heads`: name -> `[destination][source]` -> mean, low, high; `uniform`, `[destination][source]`.
+        `positions`, a learned prefix's last, so that those of the tokens are numbered as the lanes are; `heads`: name
+        -> `[destination][source]` -> mean, low, high; `uniform`, `[destination][source]`.
     """
-    cells = torch.stack([weight.mean, weight.low, weight.high], dim=-1)
+    order = sorted(range(len(positions)), key=lambda i: positions[i] == PREFIX)
+    cells = torch.stack([weight.mean, weight.low, weight.high], dim=-1)[:, :, order][:, :, :, order]
     return {
-        "positions": list(positions),
+        "positions": [positions[i] for i in order],
         "n": n,
-        "uniform": [short_all(row) for row in uniform.tolist()],
+        "uniform": [short_all(row) for row in uniform[order][:, order].tolist()],
         "heads": {
             f"{layer}.{head}": [[short_all(cell) for cell in row] for row in rows.tolist()]
             for layer, of_layer in enumerate(cells)

@@ -1,10 +1,12 @@
 """The circuit of a two-hop net: transplant rates at the states of the stream, path-patching effects between components.
 
-1. A *state node* per stage and position: the rates of the three causal tests there (`exhibits.site_effects`), what the
-   lens reads there, activation patching. The embedding and the last stage have no transplants.
+1. A *state node* per stage and position (in a recursive net in two columns, one for each stream): the rates of the
+   three causal tests there (`exhibits.site_effects`), what the lens reads there, activation patching. The embedding and
+   the last stage have no transplants.
 2. *Component nodes* at each position: the heads and MLPs of the layers between two stages.
 3. An *edge* is what a writer adds to the input of a reader at that position, through the stream alone; its width is the
-   effect of patching it. The strongest `MAX_EDGES` are in the page, and fewer are shown at first.
+   effect of patching it. The strongest `MAX_EDGES` are in the page, and fewer are shown at first. None in a recursive
+   net; thin lines show which states each of its steps reads.
 4. A *look* is where heads attend another position more than a uniform head would: a reading, no causal evidence; it
    shows by which way an effect may change position.
 """
@@ -14,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from circuit_lab.measures import PathPatching
-from circuit_lab.report.circuit.edges import Effect, edge_lines, edge_table, look_lines, looks, strongest_edges
+from circuit_lab.measures import Site
+from circuit_lab.report.circuit.edges import Effect, Line, edge_lines, edge_table, look_lines, looks, strongest_edges
 from circuit_lab.report.circuit.layout import Component, Layout, lay_out
 from circuit_lab.report.circuit.net import Net, Node, net_of
 from circuit_lab.report.circuit.states import (
@@ -29,6 +31,7 @@ from circuit_lab.report.circuit.states import (
     state_node,
     state_readings,
 )
+from circuit_lab.report.circuit.streams import stream_names, stream_paths
 from circuit_lab.report.circuit.values import printed
 from circuit_lab.verdict import Diagnosis
 from circuit_lab.verdict.exhibits import TwoHopExhibits
@@ -76,10 +79,15 @@ def two_hop_circuit(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> dict[str,
     split = next((name for name in _FIRST_SPLITS if name in splits), splits[0])
     net = _net(diagnosis, exhibits, split)
     layout = lay_out(
-        net.stages, net.parts, n_lanes=len(net.lanes), answer_lane=net.answer_lane, has_brackets=bool(net.brackets)
+        net.stages,
+        net.parts,
+        n_lanes=len(net.lanes),
+        answer_lane=net.answer_lane,
+        has_brackets=bool(net.brackets),
+        columns=net.columns,
     )
     cells, of_answer = effect_cells(effects, list(TESTS), splits), accuracies(diagnosis, splits)
-    located = {(row["stage"], row["position"]) for row in effects.to_dict("records") if row["located"]}
+    located = _located_states(diagnosis)
     strongest, found_looks = strongest_edges(exhibits.edges), looks(exhibits.heads, net)
     at_first, lines = splits.index(split), edge_lines(strongest, layout, net)
     nodes, details = [answer_node(layout, of_answer[at_first])], {}
@@ -100,6 +108,8 @@ def two_hop_circuit(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> dict[str,
         "kind": "two_hop",
         "net": net,
         "layout": layout,
+        "streams": stream_paths(net, layout),
+        "stream_names": stream_names(net, layout),
         "nodes": nodes,
         "edges": lines,
         "looks": look_lines(found_looks, layout, net),
@@ -109,8 +119,8 @@ def two_hop_circuit(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> dict[str,
         "split": split,
         "summary": _summary(diagnosis, effects, strongest, split),
         "scale": "share of queries, as printed in each node",
-        "legend": LEGEND,
-        "how": _how(effects, exhibits.edges, split),
+        "legend": _legend(lines, found_looks),
+        "how": _how(diagnosis, net, effects, exhibits, split),
         "data": {
             "kind": "two_hop",
             "tests": [
@@ -129,6 +139,13 @@ def two_hop_circuit(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> dict[str,
     }
 
 
+def _located_states(diagnosis: Diagnosis) -> set[tuple[str, str]]:
+    """(stage, position) of every state at which, alone or together with others, the bridge was located."""
+    located = diagnosis.measurements.located
+    sites = [site for site in located.sites if isinstance(site, Site)] if located.found else []
+    return {(site.stage, located.position_names[position]) for site in sites for position in site.positions}
+
+
 def _net(diagnosis: Diagnosis, exhibits: TwoHopExhibits, split: str) -> Net:
     subject, edges = diagnosis.measurements.subject, exhibits.edges
     return net_of(
@@ -137,7 +154,8 @@ def _net(diagnosis: Diagnosis, exhibits: TwoHopExhibits, split: str) -> Net:
         stages=list(exhibits.site_effects["stage"]),
         swept=() if edges is None else edges.position_names,
         answer_lane=int(subject.task.splits[split].answer_position[0]),
-        heads_together=edges is not None and any("attn" in name for name in edges.edges),
+        heads_together=exhibits.why_no_edges is not None
+        or (edges is not None and any("attn" in name for name in edges.edges)),
     )
 
 
@@ -151,18 +169,38 @@ def _attention(exhibits: TwoHopExhibits) -> dict[str, Any] | None:
     return None if heads is None else attention_table(heads.weight, heads.uniform, heads.position_names, heads.n)
 
 
-def _how(effects: pd.DataFrame, edges: PathPatching | None, split: str) -> str:
+def _legend(lines: Sequence[Line], found_looks: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """The marks that there are."""
+    absent = {"edge", "edge negative"} if not lines else set()
+    absent |= set() if found_looks else {"look"}
+    return [entry for entry in LEGEND if entry["mark"] not in absent]
+
+
+def _how(diagnosis: Diagnosis, net: Net, effects: pd.DataFrame, exhibits: TwoHopExhibits, split: str) -> str:
     """What is drawn, and of how many queries."""
-    n = effects.loc[effects["split"] == split, "n"]
+    n, edges = effects.loc[effects["split"] == split, "n"], exhibits.edges
     words = "Tokens stand side by side, and the residual stream of each runs upwards, from its embedding on. "
+    if net.has_two_streams:
+        words = (
+            "Tokens stand side by side, each with two streams that run upwards: z_L (left), which the inner steps "
+            "H0.L0, H0.L1, ... rewrite, and z_H (right), which the commits rewrite and the answer is read from. Thin "
+            "lines lead from what a step reads to what it writes; every inner step reads the input again. "
+        )
     if len(n):
         many = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
         words += f"Numbers in the nodes come from {many} queries of a split, in the answer from all that were read. "
+    if exhibits.why_no_edges is not None:
+        words += f"There are no edges between components: {exhibits.why_no_edges}. "
     if edges is not None:
         words += (
             f"Edges are path patching ({edges.direction}) between {edges.values.shape[-1]} pairs of queries that "
             f"differ in {edges.corruption}; they run upwards, and their width grows with the change of the logit "
             f"difference (as its square root). "
+        )
+    if any(isinstance(site, Site) and site.held for site in diagnosis.measurements.located.sites):
+        words += (
+            "A ringed site “on” was located with its positions replaced at every later stage, too; the numbers in the "
+            "nodes are of transplants at one stage. "
         )
     return words + "Point at anything for its number, interval, control and n; click a node for all there is on it."
 

@@ -11,7 +11,17 @@ from circuit_lab.measures.metrics import METRIC_UNITS
 from circuit_lab.measures.patching.ablation import Ablation
 from circuit_lab.measures.readings.attention import AttentionPatterns
 from circuit_lab.measures.readings.direct_logit_attribution import DirectLogitAttribution
-from circuit_lab.report.figures.style import BLUE, GREY, LAYOUT, LINE_COLOURS, ORANGE, SHARE_SCALE, heat_map, wrapped
+from circuit_lab.report.figures.style import (
+    BLUE,
+    GREY,
+    LAYOUT,
+    LINE_COLOURS,
+    ORANGE,
+    SHARE_SCALE,
+    heat_map,
+    layer_in_words,
+    wrapped,
+)
 
 _FEW_POSITIONS = 5
 """Up to so many positions, the weights are written into the cells."""
@@ -28,11 +38,11 @@ def attention_figure(patterns: AttentionPatterns, *, split: str) -> go.Figure:
         A row per effective layer and a column per head; cells the destination may not see are empty.
     """
     n_layers, n_heads = patterns.top_share.shape[:2]
-    names = list(patterns.position_names)
+    names, layers = list(patterns.position_names), map(layer_in_words, patterns.layer_names)
     figure = make_subplots(
         rows=n_layers,
         cols=n_heads,
-        subplot_titles=[f"layer {layer} head {head}" for layer in range(n_layers) for head in range(n_heads)],
+        subplot_titles=[f"{layer} head {head}" for layer in layers for head in range(n_heads)],
         shared_xaxes=True,
         shared_yaxes=True,
         horizontal_spacing=0.02,
@@ -107,7 +117,10 @@ def head_roles_figure(
     figure = make_subplots(rows=len(shown), subplot_titles=titles, shared_xaxes=True)
     for row, ((dest, src), colour) in enumerate(zip(shown, LINE_COLOURS, strict=False), start=1):
         part = frame.loc[(frame["dest"] == dest) & (frame["src"] == src)]
-        heads = [f"L{layer}H{head}" for layer, head in zip(part["layer"], part["head"], strict=True)]
+        heads = [
+            f"L{name}H{head}" if name.isdecimal() else f"{name} head {head}"
+            for name, head in zip(part["step"], part["head"], strict=True)
+        ]
         bars = go.Bar(x=heads, y=part["weight"], marker_color=colour, error_y=_spread(part, "weight"), showlegend=False)
         figure.add_trace(bars, row=row, col=1)
         if patterns.control is not None:

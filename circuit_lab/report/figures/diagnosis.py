@@ -3,7 +3,8 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab.measures import MIN_RATE, BridgeRecovery, FrequencyAblation, LocatedSites, TrigDecomposition
+from circuit_lab.measures import MIN_RATE, BridgeRecovery, FrequencyAblation, LocatedSites, Site, TrigDecomposition
+from circuit_lab.measures.sites import AnySite
 from circuit_lab.report.figures.style import BLUE, GREEN, GREY, LAYOUT, ORANGE, PALE, PINK, SKY, heat_map, wrapped
 from circuit_lab.verdict import Diagnosis
 
@@ -46,6 +47,7 @@ def site_rates_figure(located: LocatedSites) -> go.Figure:
     """Heat map: where training queries hand on their bridge (hop-1 rate by stage and position set)."""
     frame = located.frame()
     frame["deciding"] = frame[["rate", "mixed_rate"]].min(axis=1)
+    frame["stage"] = [stage_in_words(candidate.site) for candidate in located.candidates]
     grid = frame.pivot(index="stage", columns="positions", values="deciding")
     grid = grid.loc[list(dict.fromkeys(frame["stage"])), list(dict.fromkeys(frame["positions"]))]
     n = max(c.n for c in located.candidates)
@@ -60,6 +62,16 @@ def site_rates_figure(located: LocatedSites) -> go.Figure:
     figure.update_xaxes(title="positions replaced together")
     figure.update_yaxes(title="stage")
     return figure
+
+
+def stage_in_words(site: AnySite) -> str:
+    """The stage of a site, and "on" where its positions are replaced at every later one, too.
+
+    >>> from circuit_lab.measures import Site
+    >>> stage_in_words(Site("H0.L1", (1,))), stage_in_words(Site("H0.L1", (1,), held=True))
+    ('H0.L1', 'H0.L1 on')
+    """
+    return f"{site.stage} on" if isinstance(site, Site) and site.held else site.stage
 
 
 def bridge_lens_figure(lens: BridgeRecovery, *, split: str) -> go.Figure:

@@ -76,15 +76,15 @@ def node_attribution_figure(result: NodeAttribution, *, kind: str) -> go.Figure:
         raise ValueError(f"kind must be one of {', '.join(result.effects)}, got {kind!r}")
     frame = result.frame().query("kind == @kind")
     n_layers = result.effects[kind].shape[0]
-    # Every label is "kind layer...": what is left names the column.
-    columns = [label.removeprefix(f"{kind} 0").removeprefix(".") for label in result.labels(kind)]
+    rows = list(result.sites) if kind == "resid" else [f"{kind} {name}" for name in result.layer_names]
+    # Every label begins with its row's: what is left names the column.
+    columns = [label.removeprefix(rows[0]).removeprefix(".") for label in result.labels(kind)]
     columns = [column.removeprefix(" @ ") for column in columns[: len(frame) // n_layers]]
     grid = frame["effect"].to_numpy().reshape(n_layers, -1)
-    rows = [f"{kind} {layer}" for layer in range(n_layers)]
     figure = _signed_map(grid, columns, rows, _ends(frame, grid.shape), METRIC_UNITS[result.metric])
-    axes = [axis for axis in NODE_AXES[kind] if axis != "layer"]
-    figure.update_xaxes(title=" and ".join(axes))
-    figure.update_yaxes(title="layer")
+    down, *across = NODE_AXES[kind]
+    figure.update_xaxes(title=" and ".join(across))
+    figure.update_yaxes(title=down)
     method = "AtP" if result.n_steps == 1 else f"AtP with integrated gradients ({result.n_steps} steps)"
     title = f"{method}, an estimate, {result.direction}, corruption {result.corruption}"
     return figure.update_layout(

@@ -14,7 +14,18 @@ from circuit_lab.measures.intervals import Interval, mean_interval, proportion_i
 from circuit_lab.measures.modular.frequency_ablation import FrequencyAblation
 from circuit_lab.measures.modular.norms import LogitEfficiency, WeightNorms
 from circuit_lab.measures.modular.trig_decomposition import TrigDecomposition
-from circuit_lab.report.figures.style import BLUE, GREEN, GREY, LAYOUT, ORANGE, SHARE_SCALE, SKY, heat_map, wrapped
+from circuit_lab.report.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LAYOUT,
+    ORANGE,
+    SHARE_SCALE,
+    SKY,
+    heat_map,
+    layer_in_words,
+    wrapped,
+)
 from circuit_lab.tasks import AnswerGroup
 
 INTACT, WITHOUT, ONLY, RANDOM = (
@@ -289,24 +300,28 @@ def logit_maps_figure(
 
 
 def shown_attention_figure(
-    attention: Float[Tensor, "n n_layers n_heads n_ctx n_ctx"], *, position_names: Sequence[str]
+    attention: Float[Tensor, "n n_layers n_heads n_ctx n_ctx"],
+    *,
+    position_names: Sequence[str],
+    layer_names: Sequence[str],
 ) -> go.Figure:
     """Heat map: where each head looks from the last position, on average over the pairs shown.
 
     Args:
         attention: Attention weights.
         position_names: Names of the positions.
+        layer_names: What each layer is called.
 
     Returns:
         The figure, with intervals on hover.
     """
-    n, n_layers, n_heads, n_ctx = attention.shape[:4]
+    n, _, n_heads, n_ctx = attention.shape[:4]
     weight = mean_interval(attention[..., -1, :].double().movedim(0, -1))
     low, high = (ends.reshape(-1, n_ctx).numpy() for ends in (weight.low, weight.high))
     figure = heat_map(
         weight.mean.reshape(-1, n_ctx).numpy(),
         list(position_names),
-        [f"layer {layer}, head {head}" for layer in range(n_layers) for head in range(n_heads)],
+        [f"{layer_in_words(name)}, head {head}" for name in layer_names for head in range(n_heads)],
         unit="weight",
         hover=np.vectorize(lambda a, b: f"[{a:.3f}, {b:.3f}]")(low, high),
     ).update_traces(showscale=False)

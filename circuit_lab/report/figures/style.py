@@ -40,6 +40,15 @@ def wrapped(title: str) -> str:
     return "<br>".join(line for part in title.split("<br>") for line in textwrap.wrap(part, _TITLE_COLUMNS))
 
 
+def layer_in_words(name: str) -> str:
+    """A layer's name in a title or label: "layer" and its number, or a recursive net's step as it is.
+
+    >>> layer_in_words("0"), layer_in_words("H0.commit")
+    ('layer 0', 'H0.commit')
+    """
+    return f"layer {name}" if name.isdecimal() else name
+
+
 def heat_map(
     values: np.ndarray,
     columns: Sequence[str],

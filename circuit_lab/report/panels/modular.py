@@ -44,7 +44,7 @@ def modular_panels(diagnosis: Diagnosis, exhibits: ModularExhibits | None) -> di
             "lens": logit_lens_figure(exhibits.lens, split="the pairs shown", target="answer").update_traces(
                 showscale=False  # its numbers stand in the cells
             ),
-            "attention": shown_attention_figure(exhibits.attention, position_names=exhibits.position_names),
+            **_attention(exhibits),
         },
         "Norms and efficiency": {
             "norms": weight_norms_figure(exhibits.norms),
@@ -53,6 +53,15 @@ def modular_panels(diagnosis: Diagnosis, exhibits: ModularExhibits | None) -> di
             ),
         },
     }
+
+
+def _attention(exhibits: ModularExhibits) -> dict[str, go.Figure]:
+    if exhibits.attention is None:
+        return {}
+    figure = shown_attention_figure(
+        exhibits.attention, position_names=exhibits.attended, layer_names=exhibits.layer_names
+    )
+    return {"attention": figure}
 
 
 def _frequencies(

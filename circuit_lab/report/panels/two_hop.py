@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from circuit_lab.measures import AttentionPatterns, BridgeGeometry, LocatedSites
+from circuit_lab.measures import AttentionPatterns, BridgeGeometry, LocatedSites, Site
 from circuit_lab.report.figures.components import attention_figure
-from circuit_lab.report.figures.diagnosis import bridge_lens_figure, outcomes_figure, site_rates_figure
+from circuit_lab.report.figures.diagnosis import bridge_lens_figure, outcomes_figure, site_rates_figure, stage_in_words
 from circuit_lab.report.figures.edges import path_patching_figure
 from circuit_lab.report.figures.geometry import geometry_figure
 from circuit_lab.report.figures.patching import activation_patching_figure
@@ -63,19 +63,21 @@ def _transplants(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> Named:
 
 def _site_rates(located: LocatedSites) -> go.Figure:
     """The figure with short names of outputs patched together; their full names stay on hover."""
-    stages = list(dict.fromkeys(candidate.site.stage for candidate in located.candidates))
+    stages = list(dict.fromkeys(stage_in_words(candidate.site) for candidate in located.candidates))
     parts = [stage.split(" & ") for stage in stages]
     short = [part[0] if len(part) == 1 else f"{len(part)} outputs" for part in parts]
     return site_rates_figure(located).update_yaxes(tickvals=stages, ticktext=short)
 
 
 def _at_joint_sites(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> pd.DataFrame:
-    """Rows like those of `site_effects` for located sites of several positions or outputs, from the evidence."""
+    """Rows like those of `site_effects` for located sites that are none of its own, from the evidence."""
     measured, single = diagnosis.measurements, exhibits.site_effects
-    if not measured.located.found or True in single["located"].tolist():
+    if not measured.located.found:
         return single.iloc[:0]
     names, rows = exhibits.position_names, []
     for site in measured.located.sites:
+        if isinstance(site, Site) and len(site.positions) == 1 and not site.held:
+            continue
         for split, tests in measured.tests.items():
             for test in ("hop1", "hop2", "interchange"):
                 number = diagnosis.number(test, split, site.label(names))
@@ -84,7 +86,7 @@ def _at_joint_sites(diagnosis: Diagnosis, exhibits: TwoHopExhibits) -> pd.DataFr
                         {
                             "split": split,
                             "test": test,
-                            "stage": site.stage,
+                            "stage": stage_in_words(site),
                             "position": "+".join(names[position] for position in site.positions),
                             "located": True,
                             "rate": number.value,
@@ -128,10 +130,12 @@ def _attention(heads: AttentionPatterns) -> go.Figure:
 def _geometry(geometry: BridgeGeometry) -> go.Figure:
     """The figure with its legend below and short names of stages, for its panels are narrow."""
     figure = geometry_figure(geometry)
-    figure.update_layout(height=680, legend=_BELOW | {"y": -0.25})
+    numbered = all(stage.startswith("resid_post ") for stage in geometry.stages[1:])
+    figure.update_layout(height=680, legend=_BELOW | {"y": -0.25 if numbered else -0.45})
     short = ["e" if stage == "embed" else stage.removeprefix("resid_post ") for stage in geometry.stages]
-    figure.update_xaxes(tickvals=list(geometry.stages), ticktext=short, tickangle=0, title=None)
-    figure.update_xaxes(title="stage (e: embed, k: resid_post k)", col=(len(geometry.position_names) + 1) // 2)
+    figure.update_xaxes(tickvals=list(geometry.stages), ticktext=short, tickangle=0 if numbered else -90, title=None)
+    title = "stage (e: embed, k: resid_post k)" if numbered else "stage (e: embed)"
+    figure.update_xaxes(title=title, col=(len(geometry.position_names) + 1) // 2)
     return figure
 
 

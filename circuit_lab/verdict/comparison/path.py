@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.verdict.checks import Share
 from circuit_lab.verdict.comparison.paired_queries import THROUGH_CIRCUIT, Side
 
@@ -99,7 +99,7 @@ class PathAnswer:
     evidence: tuple[PathEvidence, ...]
 
 
-def have_same_weights(a: HookedSharedTransformer, b: HookedSharedTransformer) -> bool:
+def have_same_weights(a: HookedNet, b: HookedNet) -> bool:
     """Whether two nets compute alike and have equal weights, however these were initialised."""
     computed_a, computed_b = (net.cfg.model_dump(exclude={"init_std", "init_seed"}) for net in (a, b))
     if computed_a != computed_b:

@@ -217,7 +217,7 @@ def _by_interchange(a: Side, b: Side, seed: int, at: PathThresholds) -> PathAnsw
     sites_a, sites_b = (_single_sites(side.diagnosis.measurements.located) for side in (a, b))
     shared = sorted({s.positions for s in sites_a} & {s.positions for s in sites_b})
     if not shared:
-        reason = "States can be exchanged at one position of the residual stream; the two share no such site."
+        reason = "States can be exchanged at one position of one stage; the two share no such site."
         return PathAnswer("cannot tell", (reason,), ())
     at_position = [[s.stage for s in sites if s.positions == shared[0]] for sites in (sites_a, sites_b)]
     queries = _answered_by_both(a, b, seed)
@@ -245,9 +245,9 @@ def _by_interchange(a: Side, b: Side, seed: int, at: PathThresholds) -> PathAnsw
 
 
 def _single_sites(located: LocatedSites) -> list[Site]:
-    """The located sites that are one position of the residual stream, earliest stage first."""
+    """The located sites that are one position of one stage, earliest stage first."""
     stage_order = [c.site for c in located.candidates]
-    single = [s for s in located.sites if isinstance(s, Site) and len(s.positions) == 1]
+    single = [s for s in located.sites if isinstance(s, Site) and len(s.positions) == 1 and not s.held]
     return sorted(single, key=stage_order.index)
 
 

@@ -28,14 +28,16 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from circuit_lab.measures import attention_patterns, centred_pair_logits, input_elements, logit_lens, weight_norms
-from circuit_lab.measures.hooked_model import answer_logits, keepers
+from circuit_lab.measures import centred_pair_logits, input_elements, logit_lens, weight_norms
+from circuit_lab.measures.hooked_model import answer_logits, keepers, mixer_of, n_prefix
+from circuit_lab.measures.model_facts import layer_names
 from circuit_lab.measures.modular.norms import efficiency_of_logits
 from circuit_lab.measures.modular.trig_decomposition import TrigDecomposition
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.nets.components import at_position
 from circuit_lab.tasks import NOT_IN_GROUP, AnswerGroup, ModularTask, Queries
 from circuit_lab.verdict.diagnosis import Diagnosis
+from circuit_lab.verdict.exhibits.gather_two_hop import attention_if_any
 from circuit_lab.verdict.exhibits.modular import ONLY, WITHOUT, ModularExhibits
 from circuit_lab.verdict.modular.diagnose import ModularMeasurements
 from circuit_lab.verdict.modular.outcomes import Outcome
@@ -45,6 +47,8 @@ NOTHING = 1e-6
 """Share of a component's energy below which a function of it is a rounding error: a thousandth of its size."""
 WHOLE, GENERALISING, REMAINING = "whole", "generalising part", "remaining part"
 EMBEDDING, UNEMBEDDING, LOGITS = "embedding", "unembedding", "logits"
+MIXERS = {"attn": "attention", "pos_mlp": "position MLP"}
+"""What mixes positions, by its name in hooks."""
 _TOP_TOKENS = 5
 _BATCH_SIZE = 4096
 
@@ -64,6 +68,7 @@ def gather_modular(subject: Subject[ModularTask], diagnosis: Diagnosis, *, max_p
     net, task, measured = subject.net, subject.task, diagnosis.measurements
     queries, shown = _shown_pairs(net, task, measured, max_per_outcome, seed=diagnosis.seed)
     answers = _answer_all(net, task.pairs)
+    attention = attention_if_any(net, shown, n_kept=len(shown))
     norms = weight_norms(net)
     vocab = token_names(task)
     in_training, asked = None, slice(None)
@@ -80,7 +85,9 @@ def gather_modular(subject: Subject[ModularTask], diagnosis: Diagnosis, *, max_p
             for outcome in Outcome
         },
         lens=logit_lens(net, shown, targets=("answer",), top_k=min(_TOP_TOKENS, net.cfg.d_vocab_out)),
-        attention=attention_patterns(net, shown, n_kept=len(shown)).patterns,
+        layer_names=layer_names(net),
+        attended=shown.position_names if attention is None else attention.position_names,
+        attention=None if attention is None else attention.patterns,
         key_frequencies=measured.key_frequencies,
         spectra=_spectra(net, task, answers.outputs, measured.decomposition, measured.key_frequencies),
         logit_maps=_logit_maps(task, answers.logits, measured.decomposition),
@@ -100,7 +107,7 @@ def token_names(task: ModularTask) -> tuple[str, ...]:
 
 
 def _shown_pairs(
-    net: HookedSharedTransformer, task: ModularTask, measured: ModularMeasurements, max_per_outcome: int, *, seed: int
+    net: HookedNet, task: ModularTask, measured: ModularMeasurements, max_per_outcome: int, *, seed: int
 ) -> tuple[pd.DataFrame, Queries]:
     """The pairs shown as a table, and as queries in the same order."""
     generator, tables = torch.Generator().manual_seed(seed), []
@@ -149,12 +156,14 @@ class _Answers:
     outputs: Mapping[str, Float64[Tensor, "n d_model"]]
 
 
-def _answer_all(net: HookedSharedTransformer, pairs: Queries) -> _Answers:
+def _answer_all(net: HookedNet, pairs: Queries) -> _Answers:
     """Answer every pair once."""
+    mixer = mixer_of(net)
+    components = ((MIXERS[mixer], mixer), ("MLP", "mlp"))
     hook_of = {
         f"{component} {layer}": f"blocks.{layer}.hook_{hook}_out"
         for layer in range(net.cfg.n_layers)
-        for component, hook in (("attention", "attn"), ("MLP", "mlp"))
+        for component, hook in components
     }
     logits: list[Tensor] = []
     outputs: dict[str, list[Tensor]] = {name: [] for name in hook_of}
@@ -166,7 +175,8 @@ def _answer_all(net: HookedSharedTransformer, pairs: Queries) -> _Answers:
         for name, hook in hook_of.items():
             output = found[hook]
             # The last layer runs at the answer's position alone.
-            here = output[:, 0] if output.shape[1] == 1 else at_position(output, position.to(output.device))
+            row = n_prefix(net) + position.to(output.device)
+            here = output[:, 0] if output.shape[1] == 1 else at_position(output, row)
             outputs[name].append(here.cpu().double())
     return _Answers(torch.cat(logits), {name: torch.cat(parts) for name, parts in outputs.items()})
 
@@ -185,7 +195,7 @@ class _Part:
 
 
 def _spectra(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     outputs: Mapping[str, Float64[Tensor, "n d_model"]],
     decomposition: TrigDecomposition,

@@ -1,15 +1,14 @@
 """From a diagnosed two-hop net to its exhibits: single queries, maps over sites, and edges.
 
 1. Draw queries of every split and outcome at random; read lens and attention, and make single transplants with them.
-2. Draw other queries of every split, at random whatever their outcome, and run the three causal tests at every inner
-   stage and single position.
+2. Draw other queries of every split, whatever their outcome (they stand for the split); run the three causal tests at
+   every inner stage and single position, and average attention over those of `test_id`.
 3. Pair `test_id` queries that the net answers right with training queries; patch states and edges between them.
 4. Draw queries with shared bridges; compare their states.
 
 Partners are the `train_inferred` queries that the evidence was read on, for of these it is known which are answered
 right, hand on their bridge (`hop1`) and read another's (`interchange`). No query is its own partner: the rules of
 `measures/two_hop/partners.py` forbid it.
-
 Sample sizes are such that a small net on one core takes about a second.
 """
 
@@ -46,10 +45,13 @@ from circuit_lab.measures import (
     path_patching,
     proportion_interval,
 )
+from circuit_lab.measures.attribution.edges import check_graph, why_no_graph
+from circuit_lab.measures.hooked_model import mixer_of
+from circuit_lab.measures.model_facts import layer_names
 from circuit_lab.measures.two_hop.partner_fitness import MIN_FIT_SHARE
 from circuit_lab.measures.two_hop.partners import NONE
 from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries, TwoHopTask, concatenate
 from circuit_lab.verdict.diagnosis import Diagnosis
 from circuit_lab.verdict.exhibits.two_hop import TwoHopExhibits
@@ -105,7 +107,7 @@ def gather_two_hop(subject: Subject[TwoHopTask], diagnosis: Diagnosis, *, max_pe
     rows = _rows_shown(read, max_per_outcome, draws)
     frames = [read[split].shown_frame(split, chosen) for split, chosen in rows.items()]
     shown = concatenate([read[split].queries[chosen] for split, chosen in rows.items()])
-    attention = attention_patterns(net, shown, n_kept=len(shown))
+    attention = attention_if_any(net, shown, n_kept=len(shown))
     pairs = {change: _pairs(read["test_id"], partners, change, draws) for change in shown.position_names}
     return TwoHopExhibits(
         vocab=task.vocab,
@@ -113,12 +115,15 @@ def gather_two_hop(subject: Subject[TwoHopTask], diagnosis: Diagnosis, *, max_pe
         queries=pd.concat(frames, ignore_index=True),
         n_of_outcome=_n_of_outcome(read),
         lens=logit_lens(net, shown, targets=("bridge", "answer"), top_k=min(5, net.cfg.d_vocab_out)),
-        attention=attention.patterns,
+        layer_names=layer_names(net),
+        attended=shown.position_names if attention is None else attention.position_names,
+        attention=None if attention is None else attention.patterns,
         transplants=_transplants(net, shown, partners, measured.located, draws),
         site_effects=_site_effects(net, read, partners, measured.located, draws),
         edges=_edges(net, pairs[shown.position_names[0]]),
+        why_no_edges=why_no_graph(net),
         patching=_patching(net, pairs),
-        heads=_heads(net, read, draws),
+        heads=attention_if_any(net, read["test_id"].queries.sample(MAX_READ, generator=draws.of("heads"))),
         geometry=_geometry(net, read, draws),
         seed=diagnosis.seed,
     )
@@ -231,7 +236,7 @@ def _random_place(groups: Sequence[str] | Sequence[int], generator: torch.Genera
 
 
 def _transplants(
-    net: HookedSharedTransformer, shown: Queries, source: _PartnerSource, located: LocatedSites, draws: _Draws
+    net: HookedNet, shown: Queries, source: _PartnerSource, located: LocatedSites, draws: _Draws
 ) -> pd.DataFrame:
     """Single transplants between the shown queries and their partners at the sites of the diagnosis."""
     partner_pool = PartnerPool(source.pool, generator=draws.of("transplants"), fitness=source.fitness)
@@ -281,7 +286,7 @@ def _as_tuples(tokens: Int[Tensor, "m n_ctx"]) -> list[tuple[int, ...]]:
 
 
 def _site_effects(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     read: Mapping[str, _Read],
     source: _PartnerSource,
     located: LocatedSites,
@@ -354,27 +359,27 @@ def _pairs(tested: _Read, source: _PartnerSource, change: str, draws: _Draws) ->
     return pairs[:MAX_PAIRS] if len(pairs) >= MIN_PAIRS else None
 
 
-def _edges(net: HookedSharedTransformer, pairs: QueryPairs | None) -> PathPatching | None:
+def _edges(net: HookedNet, pairs: QueryPairs | None) -> PathPatching | None:
     """Every edge between whole attentions and MLPs at each position; heads apart would take four times as long."""
-    if pairs is None or net.cfg.norm_position == "post":
+    if pairs is None or why_no_graph(net) is not None:
         return None
-    edges = all_edges(net, heads="together")
-    return path_patching(net, pairs, edges=edges, positions="each", batch_size=ROWS_PER_PASS)
+    together = all_edges(check_graph(net), heads="together")
+    return path_patching(net, pairs, edges=together, positions="each", batch_size=ROWS_PER_PASS)
 
 
-def _patching(net: HookedSharedTransformer, pairs: Mapping[str, QueryPairs | None]) -> dict[str, ActivationPatching]:
-    """The residual stream at every lens site and position, for each change of which there are pairs."""
+def _patching(net: HookedNet, pairs: Mapping[str, QueryPairs | None]) -> dict[str, ActivationPatching]:
+    """The stream at every lens site and position, for each change of which there are pairs."""
     return {
         change: activation_patching(net, found, kind="resid") for change, found in pairs.items() if found is not None
     }
 
 
-def _heads(net: HookedSharedTransformer, read: Mapping[str, _Read], draws: _Draws) -> AttentionPatterns:
-    """Mean attention on `test_id`, on a sample of its own: the queries shown stand for outcomes, not for the split."""
-    return attention_patterns(net, read["test_id"].queries.sample(MAX_READ, generator=draws.of("heads")))
+def attention_if_any(net: HookedNet, queries: Queries, *, n_kept: int = 0) -> AttentionPatterns | None:
+    """Where each head looks; None in a net that mixes positions by an MLP."""
+    return attention_patterns(net, queries, n_kept=n_kept) if mixer_of(net) == "attn" else None
 
 
-def _geometry(net: HookedSharedTransformer, read: Mapping[str, _Read], draws: _Draws) -> BridgeGeometry | None:
+def _geometry(net: HookedNet, read: Mapping[str, _Read], draws: _Draws) -> BridgeGeometry | None:
     """States of training queries and of `test_ood`, with the same bridges where both have them."""
     rank = torch.randperm(net.cfg.d_vocab, generator=draws.of("bridges"))
     splits = {

@@ -25,7 +25,9 @@ class ModularExhibits:
             without the key frequencies, and with nothing else).
         n_of_outcome: (split, outcome) -> pairs of that outcome in the split as read, shown or not.
         lens: The logit lens on the shown pairs, in their order; target "answer"; five top tokens.
-        attention: Attention weights of the shown pairs.
+        layer_names: What each effective layer is called: its number, or a recursive net's step.
+        attended: Names of the positions that attention sees: those of the tokens, behind a recursive net's "prefix".
+        attention: Attention weights of the shown pairs; None in a net that mixes positions by an MLP.
         key_frequencies: Those of the diagnosis, strongest first.
         spectra: Share of the (non-constant) energy by frequency, one row per `component` and `frequency`, with `share`
             in [0, 1], `key`, and `of_component`, how much of the component's variation that function of the inputs, or
@@ -45,7 +47,9 @@ class ModularExhibits:
     queries: pd.DataFrame
     n_of_outcome: Mapping[tuple[str, str], int]
     lens: LogitLens
-    attention: Float[Tensor, "n n_layers n_heads n_ctx n_ctx"]
+    layer_names: tuple[str, ...]
+    attended: tuple[str, ...]
+    attention: Float[Tensor, "n n_layers n_heads n_ctx n_ctx"] | None
     key_frequencies: tuple[str, ...]
     spectra: pd.DataFrame
     logit_maps: Mapping[str, Float[Tensor, "p p"]]

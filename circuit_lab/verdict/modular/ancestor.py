@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from circuit_lab.nets import shared_transformer
 from circuit_lab.tasks import ModularTask
 from circuit_lab.training import (
     Checkpoint,
@@ -76,8 +75,7 @@ def find_ancestor(checkpoint: Checkpoint | None, diagnose_subject: Callable[[Sub
 
 
 def _diagnosed(checkpoint: Checkpoint, name: str, diagnose_subject: Callable[[Subject], Diagnosis]) -> Ancestor:
-    net = shared_transformer(checkpoint.net, place=name)
-    subject = Subject(net=net, task=checkpoint.task, source=name, checkpoint=None)
+    subject = Subject(net=checkpoint.net, task=checkpoint.task, source=name, checkpoint=None)
     diagnosis = diagnose_subject(subject)
     split = next(e.split for e in diagnosis.evidence if e.name == CIRCUIT_ROW)
     which = "held-out accuracy" if checkpoint.task.certificate.is_known else "accuracy on all pairs"

@@ -13,7 +13,7 @@ from circuit_lab.measures import (
     progress_measures,
     weight_norms,
 )
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.checks import Estimate, Share, share_right
 from circuit_lab.verdict.diagnosis import Evidence, Unit
@@ -30,7 +30,7 @@ _CONCENTRATION_ROW = "frequency concentration"
 
 
 def gather_evidence(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: ModularTask,
     readings: Readings,
     decomposition: TrigDecomposition,
@@ -119,9 +119,7 @@ def row_of(held_out: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _accuracy_rows(
-    net: HookedSharedTransformer, task: ModularTask, readings: Readings, held_out: str
-) -> list[Evidence]:
+def _accuracy_rows(net: HookedNet, task: ModularTask, readings: Readings, held_out: str) -> list[Evidence]:
     """Accuracy of every split, against the best answer that ignores the question."""
     read = {held_out: readings.held_out}
     if readings.training is not None:
@@ -251,7 +249,7 @@ def _progress_rows(progress: ProgressMeasures, held_out: str) -> list[Evidence]:
     return rows
 
 
-def _efficiency_rows(net: HookedSharedTransformer, task: ModularTask) -> list[Evidence]:
+def _efficiency_rows(net: HookedNet, task: ModularTask) -> list[Evidence]:
     """What the weights buy on the training pairs, as trained; on all pairs where nobody knows which they are."""
     split, queries = ("train", task.training) if task.certificate.is_known else ("all", task.pairs)
     found = logit_efficiency(net, queries)

@@ -22,7 +22,7 @@ from circuit_lab.measures import (
     locate_sites,
     partner_fitness,
 )
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries, TwoHopTask
 from circuit_lab.verdict.checks import Decision, Share, share_right
 from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes, rests_on
@@ -124,7 +124,7 @@ def divide_training(training: Queries, generator: torch.Generator, *, max_querie
     return TrainingParts(*(training[rows.sort().values] for rows in drawn))
 
 
-def _known_good_or_all(net: HookedSharedTransformer, queries: Queries) -> Queries:
+def _known_good_or_all(net: HookedNet, queries: Queries) -> Queries:
     """Queries fit to be partners; of a net that answers none of them, all: the tests run, and all of them fail."""
     good = known_good(net, queries)
     return good if len(good) else queries
@@ -153,7 +153,9 @@ def _assemble(
         candidates=dict(candidates),
         reasons=tuple(reason.words for reason in reasons),
         rests_on=rests_on(reasons, evidence, ROW_OF),
-        warnings=plain_warnings(certificate, outcomes, located, readings["test_ood"].lens, decision.verdict),
+        warnings=plain_warnings(
+            certificate, outcomes, located, readings["test_ood"].lens, decision.verdict, subject.net.lens_sites
+        ),
         outcomes=outcomes,
         evidence=evidence,
         sites=tuple(site.label(located.position_names) for site in located.sites) if located.found else (),

@@ -1,6 +1,6 @@
 """The evidence table of a diagnosis: every number with its split, site, interval, control and n."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from circuit_lab.measures import (
     BRIDGE_FOUND_CAVEAT,
@@ -9,7 +9,8 @@ from circuit_lab.measures import (
     LocatedSites,
     weight_norms,
 )
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.measures.sites import lens_places
+from circuit_lab.nets import HookedNet, LensSite
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.verdict.checks import Share, share_right
 from circuit_lab.verdict.diagnosis import Evidence
@@ -40,7 +41,7 @@ ROW_OF = {
 
 
 def gather_evidence(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     task: TwoHopTask,
     training: Share,
     readings: Mapping[str, SplitReading],
@@ -63,13 +64,11 @@ def gather_evidence(
     rows += _locating_rows(located)
     for split, reading in readings.items():
         rows += _test_rows(split, reading)
-        rows += _lens_rows(split, reading.lens, located)
+        rows += _lens_rows(split, reading.lens, located, net.lens_sites)
     return (*rows, Evidence.of_weight_norm(weight_norms(net)))
 
 
-def _accuracy_rows(
-    net: HookedSharedTransformer, task: TwoHopTask, readings: Mapping[str, SplitReading]
-) -> list[Evidence]:
+def _accuracy_rows(net: HookedNet, task: TwoHopTask, readings: Mapping[str, SplitReading]) -> list[Evidence]:
     """Accuracy of every split, against the best answer that ignores the question."""
     read = {split: Share(reading.counts.n_right, reading.counts.n) for split, reading in readings.items()}
     return [
@@ -152,7 +151,7 @@ def _test_rows(split: str, reading: SplitReading) -> list[Evidence]:
     ]
 
 
-def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites) -> list[Evidence]:
+def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites, stages: Sequence[LensSite]) -> list[Evidence]:
     """Lens readings: corroboration only."""
     rows = [
         Evidence.of(
@@ -163,7 +162,7 @@ def _lens_rows(split: str, lens: BridgeRecovery, located: LocatedSites) -> list[
             control=lens.chance,
             compared_with="a guess among the vocabulary; corroborates, never decides",
         )
-        for stage, position in dict.fromkeys(place for site in located.sites for place in site.lens_places)
+        for stage, position in dict.fromkeys(place for site in located.sites for place in lens_places(site, stages))
     ]
     rows.append(
         Evidence.of(

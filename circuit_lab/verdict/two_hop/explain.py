@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from circuit_lab.measures import BridgeRecovery, LocatedSites
+from circuit_lab.measures import BridgeRecovery, LocatedSites, Site
+from circuit_lab.measures.sites import lens_places
+from circuit_lab.nets import LensSite
 from circuit_lab.tasks import SplitCertificate
 from circuit_lab.verdict.checks import Decision, Reason
 from circuit_lab.verdict.diagnosis import SplitOutcomes
@@ -33,6 +35,10 @@ def plain_reasons(decision: Decision, located: LocatedSites) -> tuple[Reason, ..
     if located.found:
         sites = ", ".join(site.label(names) for site in located.sites)
         words = f"Training queries hand on their bridge at {sites} (of {tried})."
+        if any(isinstance(site, Site) and site.held for site in located.sites):
+            words += (
+                ' "On": put in again at every later step, for a recursive net computes the bridge anew in each cycle.'
+            )
     elif n == 0:
         words = "No site could be tried: too few training queries are answered right to receive a state."
     else:
@@ -46,6 +52,7 @@ def plain_warnings(
     located: LocatedSites,
     ood_lens: BridgeRecovery,
     verdict: Verdict,
+    stages: Sequence[LensSite],
 ) -> tuple[str, ...]:
     """What weakens or limits the verdict, gravest first."""
     warnings = [f"Certificate: {leak}." for leak in certificate.leaks]
@@ -63,7 +70,7 @@ def plain_warnings(
     if (
         located.found
         and verdict == Verdict.TRUE_CIRCUIT
-        and _lens_rate_at_sites(ood_lens, located) < THRESHOLDS.unsolved
+        and _lens_rate_at_sites(ood_lens, located, stages) < THRESHOLDS.unsolved
     ):
         warnings.append(
             "The lens does not read the bridge where the transplants find it: used is not always decodable."
@@ -71,10 +78,10 @@ def plain_warnings(
     return tuple(warnings)
 
 
-def _lens_rate_at_sites(lens: BridgeRecovery, located: LocatedSites) -> float:
+def _lens_rate_at_sites(lens: BridgeRecovery, located: LocatedSites, stages: Sequence[LensSite]) -> float:
     """Highest lens rate of the bridge at any located site."""
     return max(
         float(lens.bridge_top1[lens.stages.index(stage), position])
         for site in located.sites
-        for stage, position in site.lens_places
+        for stage, position in lens_places(site, stages)
     )

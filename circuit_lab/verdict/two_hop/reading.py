@@ -17,7 +17,7 @@ from circuit_lab.measures import (
     causal_tests,
     predicted_answers,
 )
-from circuit_lab.nets import HookedSharedTransformer
+from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 from circuit_lab.verdict.two_hop.outcomes import OutcomeCounts, outcomes_of
 
@@ -44,11 +44,11 @@ class SplitReading:
         return OutcomeCounts.of(self.outcomes, self.right)
 
     def frame(self) -> pd.DataFrame:
-        """One row per query: tokens, bridge, answers, which tests pass at which site, outcome."""
+        """One row per query: tokens, bridge, answers, which tests pass at any site, the lens, outcome."""
         frame = self.queries.frame().assign(predicted=self.predicted.numpy(), right=self.right.numpy())
         for name in ("hop1", "hop2", "interchange"):
             frame[name] = getattr(self.tests, name).majority.any(0).numpy()
-        return frame.assign(outcome=self.outcomes)
+        return frame.assign(lens_found=self.lens.found.numpy(), outcome=self.outcomes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Partnership:
 
 
 def read_split(
-    net: HookedSharedTransformer,
+    net: HookedNet,
     queries: Queries,
     n_in_split: int,
     partners: Partnership,

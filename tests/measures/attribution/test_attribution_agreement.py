@@ -194,8 +194,9 @@ def test_nodes_have_the_cells_of_activation_patching():
     net, queries = make_net(), make_pairs().clean
     noise = 1e-4 * torch.randn(6, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     pairs = QueryPairs(queries, queries, "noise", noise)
-    approximate = attribution_patching(net, pairs, kinds=list(NODE_AXES), metric="probability")
-    results = [activation_patching(net, pairs, kind=kind) for kind in NODE_AXES]
+    kinds = [kind for kind in NODE_AXES if kind != "pos_mlp_out"]
+    approximate = attribution_patching(net, pairs, kinds=kinds, metric="probability")
+    results = [activation_patching(net, pairs, kind=kind) for kind in kinds]
     exact = {result.kind: result.values[1] - result.corrupt[1] for result in results}  # of the second metric
     for kind, effects in exact.items():
         scale = float(effects.abs().max())

@@ -21,6 +21,8 @@ VARIANTS = {
     "post-norm": {"norm_position": "post", "normalization_type": "RMS", "attention_dir": "bidirectional"},
 }
 PRE_NORM = [name for name in VARIANTS if name != "post-norm"]
+IN_LAYERS = [kind for kind in NODE_AXES if kind not in ("resid", "pos_mlp_out")]
+"""Kinds that a transformer with attention has in each layer."""
 STREAM_HOOKS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
@@ -94,8 +96,8 @@ def some_cells(effects, n=3):
 def test_nodes_equal_a_small_patch(variant, direction):
     net, pairs = make_net(**VARIANTS[variant]), make_pairs()
     metric = "logit_diff" if direction == "noising" else "probability"
-    result = attribution_patching(net, pairs, kinds=list(NODE_AXES), direction=direction, metric=metric)
-    assert set(result.effects) == set(NODE_AXES)
+    result = attribution_patching(net, pairs, kinds=IN_LAYERS, direction=direction, metric=metric)
+    assert set(result.effects) == set(IN_LAYERS)
     for kind, effects in result.effects.items():
         assert effects.abs().max() > 1e-3, kind
         for cell in some_cells(effects):
@@ -103,10 +105,19 @@ def test_nodes_equal_a_small_patch(variant, direction):
             torch.testing.assert_close(effects[cell], expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("variant", ["causal LN, cycle", "post-norm"])
+def test_lens_sites_are_the_embedding_and_every_layers_output(variant):
+    net, kinds = make_net(**VARIANTS[variant]), ["resid", "resid_pre", "resid_post"]
+    result = attribution_patching(net, make_pairs(), kinds=kinds)
+    effects = result.effects
+    assert torch.equal(effects["resid"], torch.cat([effects["resid_pre"][:1], effects["resid_post"]]))
+    assert result.labels("resid")[3:5] == ["embed @ 3", "resid_post 0 @ 0"]
+
+
 def test_nodes_of_a_bridge_equal_a_small_patch():
     bridge = make_bridge().to(torch.float64)
     pairs = make_pairs(n_ctx=5, d_vocab=23, d_vocab_out=23, tokens=make_prompts)
-    result = attribution_patching(bridge, pairs, kinds=list(NODE_AXES), metric="kl")
+    result = attribution_patching(bridge, pairs, kinds=IN_LAYERS, metric="kl")
     for kind, effects in result.effects.items():
         assert effects.abs().max() > 1e-3, kind
         for cell in some_cells(effects):
@@ -293,7 +304,7 @@ def test_batches_and_order_do_not_matter_and_the_net_is_left_alone(n_steps):
 
 def test_bad_input():
     net, pairs = make_net(), make_pairs()
-    with pytest.raises(ValueError, match=r"kinds must be among resid_pre, .*, got \['heads'\]"):
+    with pytest.raises(ValueError, match=r"kinds must be among resid, resid_pre, .*, got \['heads'\]"):
         attribution_patching(net, pairs, kinds=["heads"])
     for function in (attribution_patching, edge_attribution_patching):
         with pytest.raises(ValueError, match=r"must have a gradient \(logit_diff, probability, kl\), got 'accuracy'"):

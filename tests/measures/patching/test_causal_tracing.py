@@ -185,9 +185,14 @@ def test_a_bridge(small_task):
 def test_edges_by_hand():
     """A state stays strong where it is; where another becomes strong, every strong one before it may be the reason."""
     strong = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]]).bool()
-    assert _edges(strong, causal=True) == [(0, 1, 1), (0, 0, 2), (0, 1, 2), (1, 2, 2)]
-    backwards = [(1, 1, 0), (1, 2, 0), (1, 2, 2)]
-    assert _edges(strong, causal=False) == [(0, 1, 1), (0, 0, 2), (0, 1, 2), *backwards]
+    reads = [(), (0,), (1,)]
+    first = [((0, 1), (1, 1)), ((0, 0), (1, 2)), ((0, 1), (1, 2))]
+    assert _edges(strong, reads, causal=True) == [*first, ((1, 2), (2, 2))]
+    backwards = [((1, 1), (2, 0)), ((1, 2), (2, 0)), ((1, 2), (2, 2))]
+    assert _edges(strong, reads, causal=False) == [*first, *backwards]
+    # A recursive net's step reads sites before the last one, too.
+    beside = [((0, 0), (2, 0)), ((0, 0), (2, 2)), ((0, 1), (2, 2))]
+    assert _edges(strong, [(), (0,), (0, 1)], causal=False) == [*first, *beside, *backwards]
 
 
 def test_nothing_but_the_given_generator_is_used(circuit, queries):

@@ -48,6 +48,26 @@ def test_a_pair_that_does_as_well_without_one_of_its_parts_is_not_taken():
     assert not _choose([rate("resid_post 0", (0, 1), 1.0, placebo=0.98)], NAMES).found
 
 
+def test_a_placebo_is_compared_with_averaged_states_not_with_spliced_ones():
+    """.60 of 200 reaches up to .67 and .80 down to .74; splicing alone may cost more than a placebo does."""
+
+    def pair(averaged):
+        site = Site("H0.L1", (0, 1))
+        return SiteRate(site, rate=0.9, mixed_rate=0.5, n=200, placebo_rate=0.6, averaged_rate=averaged)
+
+    assert _choose([pair(0.8)], NAMES).found
+    assert not _choose([pair(0.7)], NAMES).found
+    assert not _choose([pair(None)], NAMES).found
+
+
+def test_a_larger_set_is_taken_where_it_certainly_carries_more_and_the_smaller_one_not_most():
+    """.52 of 200 is [.45, .59], .72 down to .65 and .64 down to .57; .60 is [.53, .67], which is most."""
+    pair, close = rate("H0.L1", (0, 1), 0.72), rate("H0.L1", (0, 1), 0.64)
+    assert _choose([rate("H0.L1", (1,), 0.52), pair], NAMES).sites == (pair.site,)
+    assert _choose([rate("H0.L1", (1,), 0.52), close], NAMES).sites == (Site("H0.L1", (1,)),)
+    assert _choose([rate("H0.L1", (1,), 0.6), pair], NAMES).sites == (Site("H0.L1", (1,)),)
+
+
 def test_a_quarter_is_not_enough_and_small_samples_are_not_either():
     """28 % of 200 and 50 % of 10: both intervals reach below one quarter."""
     for candidate in (rate("resid_post 0", (1,), 0.28), rate("resid_post 0", (1,), 0.5, n=10)):

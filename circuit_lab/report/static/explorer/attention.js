@@ -41,11 +41,13 @@
 
   /** Small patterns of all heads to choose from, one of them large and in numbers. Returns what shows a query. */
   function makeAttention(host, queries, section) {
-    const { n_layers, n_heads, causal } = queries.data.attention;
-    const head_name = (layer, head) => `layer ${layer}, head ${head}`;
+    const { layers, n_heads, causal } = queries.data.attention;
+    const isNumbered = layers.every((name) => /^\d+$/.test(name)); // else they are named, as the steps of a recursive net
+    const head_name = (layer, head) => `${isNumbered ? "layer " : ""}${layers[layer]}, head ${head}`;
+    const short_name = (layer, head) => (isNumbered ? `L${layers[layer]} H${head}` : `${layers[layer]} ${head}`);
     const blue = MARKS.answer.colour;
-    const heads = range(n_layers).flatMap((layer) => range(n_heads).map((head) => ({ layer, head })));
-    let chosen = n_heads * (n_layers - 1);
+    const heads = range(layers.length).flatMap((layer) => range(n_heads).map((head) => ({ layer, head })));
+    let chosen = n_heads * (layers.length - 1);
     let shown = null;
 
     const thumbs = heads.map(({ layer, head }, i) => {
@@ -54,7 +56,7 @@
         "button",
         { type: "button", class: "explorer-head", onclick: () => ((chosen = i), show(shown)) },
         canvas,
-        element("span", { class: "explorer-head-name" }, `L${layer} H${head}`)
+        element("span", { class: "explorer-head-name" }, short_name(layer, head))
       );
       return { button, canvas };
     });
@@ -81,8 +83,8 @@
 
     function show(query) {
       shown = query;
-      const names = queries.tokens(query);
-      const { positions } = queries.data;
+      const names = queries.attended(query);
+      const { positions } = queries.data.attention;
       const last = positions[positions.length - 1];
       heads.forEach(({ layer, head }, i) => {
         const percent = queries.attention(query, layer, head);

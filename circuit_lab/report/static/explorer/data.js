@@ -72,16 +72,23 @@
       return { top, targets };
     }
 
+    /** What stands at the positions that attention sees: the tokens, behind a learned prefix if there is one. */
+    attended(query) {
+      const before = this.data.attention.positions.slice(0, this.data.attention.positions.length - this.n_ctx);
+      return [...before, ...this.tokens(query)];
+    }
+
     /** Attention weights of a head in per cent, a row per position that attends; null where it cannot look. */
     attention(query, layer, head) {
-      const { n_layers, n_heads, causal, percent } = this.data.attention;
-      const n_kept = causal ? (this.n_ctx * (this.n_ctx - 1)) / 2 : this.n_ctx * (this.n_ctx - 1);
-      let at = ((query * n_layers + layer) * n_heads + head) * n_kept;
-      return range(this.n_ctx).map((to) => {
-        const last = causal ? to : this.n_ctx - 1;
+      const { layers, positions, n_heads, causal, percent } = this.data.attention;
+      const n = positions.length;
+      const n_kept = causal ? (n * (n - 1)) / 2 : n * (n - 1);
+      let at = ((query * layers.length + layer) * n_heads + head) * n_kept;
+      return range(n).map((to) => {
+        const last = causal ? to : n - 1;
         const kept = range(last).map(() => percent[at++]);
         const rest = 100 - kept.reduce((sum, weight) => sum + weight, 0);
-        return [...kept, rest, ...range(this.n_ctx - 1 - last).map(() => null)];
+        return [...kept, rest, ...range(n - 1 - last).map(() => null)];
       });
     }
 

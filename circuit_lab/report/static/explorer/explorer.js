@@ -16,7 +16,8 @@
     const figure = element("div", { class: "figure", role: "img" });
     parts.trajectory.append(element("h5", {}, `Probability of ${queries.targets.map((t) => t.name).join(" and ")} along the sites, ${queries.targets.length > 1 ? "each " : ""}at the position where it is read most surely`), figure);
     article.replaceChildren(...Object.values(parts));
-    const showAttention = explorerParts.makeAttention(parts.attention, queries, section);
+    const showAttention = queries.data.attention ? explorerParts.makeAttention(parts.attention, queries, section) : () => {};
+    parts.attention.hidden = !queries.data.attention;
     let waiting = 0;
 
     return function show(query) {

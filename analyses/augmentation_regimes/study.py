@@ -1,0 +1,181 @@
+"""When does each augmentation regime get its circuit, and when its OOD accuracy?
+
+    circuit-lab reproduce augmentation_regimes --scale small --seeds 3
+
+One universal transformer per regime and seed; every checkpoint is diagnosed. Ratios of steps, not steps, decide, so
+that the claims can be read at any scale. A level that a run never reaches counts as reached at its last step, which
+makes the ratio a lower bound where it stands in the numerator; in the denominator nothing can be told.
+"""
+
+from collections.abc import Callable
+from math import isnan, nan
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
+from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.timeline import (
+    ACCURACY,
+    BRIDGE_FOUND,
+    HOP1,
+    HOP2,
+    MEDIATION,
+    TEST_ID,
+    TEST_OOD,
+    TRAINING,
+    first_step,
+    last_step,
+    last_value,
+    timeline_rows,
+)
+from circuit_lab.tasks import AUGMENTATION_REGIMES
+
+SLOW = {"natural": 1.5}
+"""Regimes that are trained longer, as a multiple of the recipe's steps."""
+THERE, RISEN = 0.5, 0.25
+"""Levels of a share: most of the queries; certainly more than a guess or a shortcut gives (chance is below .1)."""
+LINES = (
+    (ACCURACY, TRAINING, "training accuracy"),
+    (ACCURACY, TEST_ID, "test_id accuracy"),
+    (ACCURACY, TEST_OOD, "test_ood accuracy"),
+    (MEDIATION, TEST_ID, "test_id right through the bridge"),
+    (HOP1, TEST_OOD, "hop 1 on test_ood"),
+    (HOP2, TEST_OOD, "hop 2 on test_ood"),
+    (BRIDGE_FOUND, TEST_OOD, "bridge_found on test_ood (lens)"),
+)
+
+
+def run_of(regime: str, seed: int) -> StudyRun:
+    """The run of a regime."""
+    settings = {"task.regime": regime}
+    return StudyRun("universal", f"universal/{regime}", seed, settings, steps=SLOW.get(regime, 1.0))
+
+
+def runs(seed: int) -> list[StudyRun]:
+    """One run per regime."""
+    return [run_of(regime, seed) for regime in AUGMENTATION_REGIMES]
+
+
+def measure(lab: Lab, seed: int) -> pd.DataFrame:
+    """The timeline of every regime."""
+    return pd.concat([timeline_rows(lab, run_of(regime, seed), condition=regime) for regime in AUGMENTATION_REGIMES])
+
+
+Level = tuple[str, str, str, float]
+"""(regime, quantity, split, level)."""
+
+
+def ratio(later: Level, earlier: Level) -> Callable[[pd.DataFrame], float]:
+    """Reads how many times as many steps the first level takes as the second."""
+
+    def read(rows: pd.DataFrame) -> float:
+        *of_later, level = later
+        *of_earlier, first_level = earlier
+        numerator = first_step(rows, *of_later, level=level)
+        numerator = last_step(rows, later[0]) if isnan(numerator) else numerator
+        return numerator / first_step(rows, *of_earlier, level=first_level)
+
+    return read
+
+
+def mediated_of_right(rows: pd.DataFrame) -> float:
+    """Share of the right test_ood answers of both_full that go through the bridge at the end."""
+    accuracy = last_value(rows, "both_full", ACCURACY, TEST_OOD)
+    return min(1.0, last_value(rows, "both_full", MEDIATION, TEST_OOD) / accuracy) if accuracy >= RISEN else nan
+
+
+OOD_RISES = ("natural", ACCURACY, TEST_OOD, RISEN)
+CLAIMS = (
+    Claim(
+        name="id_circuit_before_ood",
+        published="The path that answers ID queries is established early; grokking integrates facts into it ([He] "
+        "abstract, finding i)",
+        quantity=f"natural: steps until test_ood accuracy is {RISEN}, over steps until most test_id queries are "
+        "answered right and through the bridge; ratio, > 0",
+        holds_if=Bound(low=1.5),
+        value=ratio(OOD_RISES, ("natural", MEDIATION, TEST_ID, THERE)),
+        chance=1.0,
+    ),
+    Claim(
+        name="hop1_before_ood",
+        published="The path that answers ID queries, its first hop too, is established early ([He] abstract, i)",
+        quantity=f"natural: steps until test_ood accuracy is {RISEN}, over steps until hop 1 works on most test_id "
+        "queries; ratio, > 0",
+        holds_if=Bound(low=1.5),
+        value=ratio(OOD_RISES, ("natural", HOP1, TEST_ID, THERE)),
+        chance=1.0,
+    ),
+    Claim(
+        name="bridge_found_before_ood",
+        published="natural: the bridge is found by 0.36 M steps, OOD accuracy is .6 only after 0.5 M ([He] figure 4)",
+        quantity=f"natural: steps until test_ood accuracy is {THERE}, over steps until the lens finds the bridge of "
+        "nine in ten test_ood queries; ratio, > 0. In a causal net the lens's share is trivial",
+        holds_if=Bound(low=1.2),
+        value=ratio(("natural", ACCURACY, TEST_OOD, THERE), ("natural", BRIDGE_FOUND, TEST_OOD, 0.9)),
+        chance=1.0,
+    ),
+    Claim(
+        name="full_is_sooner",
+        published="Full augmentation generalises before 0.1 M steps, natural after 0.32 M ([He] figure 4)",
+        quantity=f"steps until test_ood accuracy is {THERE}, natural over both_full; ratio, > 0",
+        holds_if=Bound(low=2.0),
+        value=ratio(("natural", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
+        chance=1.0,
+    ),
+    Claim(
+        name="full_is_the_circuit",
+        published="With full augmentation the bridge is found as OOD accuracy rises: the same circuit ([He] figure 4)",
+        quantity="both_full, at the end: share of the right test_ood answers that go through the bridge, in [0, 1]",
+        holds_if=Bound(low=0.7),
+        value=mediated_of_right,
+        chance=0.0,
+    ),
+    Claim(
+        name="sparse_is_slower",
+        published="Half augmentation leaves 0 at 0.4 M steps and needs 1.25 M, full less than 0.1 M ([He] figure 4)",
+        quantity=f"steps until test_ood accuracy is {THERE}, both_half over both_full; ratio, > 0",
+        holds_if=Bound(low=1.5),
+        value=ratio(("both_half", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
+        chance=1.0,
+    ),
+)
+
+
+def timelines(rows: pd.DataFrame) -> go.Figure:
+    """Mean over seeds of every share against steps, with each seed's line behind it."""
+    regimes = [regime for regime in AUGMENTATION_REGIMES if (rows["condition"] == regime).any()]
+    figure = make_subplots(rows=len(regimes), cols=1, shared_xaxes=True, subplot_titles=regimes, vertical_spacing=0.04)
+    for place, regime in enumerate(regimes, start=1):
+        for colour, (quantity, split, name) in zip((*LINE_COLOURS, "#000000"), LINES, strict=True):
+            chosen = rows[
+                (rows["condition"] == regime) & (rows["quantity"] == quantity) & (rows["split"] == split)
+            ].sort_values(["seed", "step"])
+            style = {"legendgroup": name, "name": name, "showlegend": place == 1}
+            for _, of_seed in chosen.groupby("seed"):
+                thin = {"width": 0.8, "color": colour}
+                figure.add_scatter(
+                    x=of_seed["step"], y=of_seed["value"], line=thin, opacity=0.4, hoverinfo="skip", row=place, col=1,
+                    mode="lines", **(style | {"showlegend": False}),
+                )  # fmt: skip
+            mean = chosen.groupby("step")["value"].mean()
+            figure.add_scatter(
+                x=mean.index, y=mean, line={"width": 2.5, "color": colour}, mode="lines", row=place, col=1, **style
+            )
+        figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=place, col=1)
+    figure.update_xaxes(title_text="optimiser steps", row=len(regimes), col=1)
+    n_seeds = rows["seed"].nunique()
+    title = f"Five augmentation regimes: mean of {n_seeds} seeds (bold) and each seed; chance is below .1"
+    figure.update_layout(title=title, height=260 * len(regimes) + 120, width=1000, **LAYOUT)
+    return figure
+
+
+STUDY = Study(
+    name="augmentation_regimes",
+    title="Five augmentation regimes: when each gets its circuit and its OOD accuracy",
+    claims=CLAIMS,
+    runs=runs,
+    measure=measure,
+    figures={"timelines": timelines},
+)

@@ -1,0 +1,78 @@
+"""Timelines of runs as measurements, and the numbers that claims read from them."""
+
+from math import nan
+
+import pandas as pd
+
+from circuit_lab.studies.lab import Lab
+from circuit_lab.studies.study import StudyRun
+from circuit_lab.verdict.runs.quantities import find_evidence
+
+TRAINING, TEST_ID, TEST_OOD = "all training items", "test_id", "test_ood"
+ACCURACY, HOP1, HOP2, MEDIATION, BRIDGE_FOUND = "accuracy", "hop 1", "hop 2", "mediation", "bridge_found"
+_PLACE_OF = {
+    "training": (ACCURACY, TRAINING),
+    "ID": (ACCURACY, TEST_ID),
+    "OOD": (ACCURACY, TEST_OOD),
+    "mediation, training": (MEDIATION, "train_inferred"),
+    "hop 1, ID": (HOP1, TEST_ID),
+    "hop 2, ID": (HOP2, TEST_ID),
+    "mediation, ID": (MEDIATION, TEST_ID),
+    "hop 1, OOD": (HOP1, TEST_OOD),
+    "hop 2, OOD": (HOP2, TEST_OOD),
+    "mediation, OOD": (MEDIATION, TEST_OOD),
+}
+"""What a quantity of a run's timeline is called in a study, and on which split it is read."""
+
+
+def timeline_rows(lab: Lab, run: StudyRun, *, condition: str) -> pd.DataFrame:
+    """What happened in a run, at every checkpoint: accuracies, hops, mediation, and the lens's `bridge_found`.
+
+    Args:
+        lab: The finished runs.
+        run: One of them.
+        condition: What the run is called in the study.
+
+    Returns:
+        Rows with the columns of `COLUMNS`. Every value is a share in [0, 1] with its 95 % interval; mediation is the
+        share of testable queries answered right and through the bridge; `bridge_found` ([He]) that of queries whose
+        bridge is the lens's top token at any site and position. A share without queries is nan.
+    """
+    rows = []
+    for point in lab.diagnose_run(run).timeline:
+        if point.quantity in _PLACE_OF:
+            quantity, split = _PLACE_OF[point.quantity]
+            rows.append((point.step, split, quantity, point.value, point.n, point.low, point.high))
+    for path in lab.checkpoints(run):
+        diagnosis = lab.diagnose(path)
+        for split in (TEST_ID, TEST_OOD):
+            found = find_evidence(diagnosis, BRIDGE_FOUND, split)
+            if found is not None:
+                rows.append((lab.step(path), split, BRIDGE_FOUND, found.value, found.n, found.low, found.high))
+    table = pd.DataFrame(rows, columns=["step", "split", "quantity", "value", "n", "low", "high"])
+    table = table.astype(dict.fromkeys(("value", "low", "high"), float))
+    return table.assign(condition=condition).sort_values(["quantity", "split", "step"], kind="stable")
+
+
+def series(rows: pd.DataFrame, condition: str, quantity: str, split: str) -> pd.DataFrame:
+    """One quantity of one condition on one split, in order of step."""
+    chosen = (rows["condition"] == condition) & (rows["quantity"] == quantity) & (rows["split"] == split)
+    return pd.DataFrame(rows[chosen]).sort_values("step", kind="stable")
+
+
+def last_value(rows: pd.DataFrame, condition: str, quantity: str, split: str) -> float:
+    """The value at the last step; nan where there is none."""
+    values = [float(value) for value in series(rows, condition, quantity, split)["value"]]
+    return values[-1] if values else nan
+
+
+def first_step(rows: pd.DataFrame, condition: str, quantity: str, split: str, *, level: float) -> float:
+    """The first step at which a quantity is at least `level`; nan if it never is."""
+    points = series(rows, condition, quantity, split)
+    reached = [float(step) for step, value in zip(points["step"], points["value"], strict=True) if value >= level]
+    return reached[0] if reached else nan
+
+
+def last_step(rows: pd.DataFrame, condition: str) -> float:
+    """The last step of a condition; nan where there is none."""
+    return max((float(step) for step in rows["step"][rows["condition"] == condition]), default=nan)

@@ -1,0 +1,121 @@
+"""What one optimiser step needs in memory, whole on its device, and the step itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.flop_counter import FlopCounterMode
+
+from circuit_lab.nets import HookedNet, build_net
+from circuit_lab.tasks import Task
+from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
+from circuit_lab.training.batches import BatchStream
+from circuit_lab.training.checkpoint import Checkpoint
+from circuit_lab.training.losses import answer_loss
+from circuit_lab.training.optimizer import freeze_all_but, learning_rate, make_optimizer
+from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.weight_average import WeightAverage
+
+
+class Learner:
+    """A net that learns a task by a recipe, a step at a time; nothing is read or written.
+
+    A part that the net does not have and arithmetic that the device cannot do are an InputError.
+
+    Attributes:
+        net: The net, in `train` mode, with the weights of the last step.
+        optimizer: Its optimiser, of the weights that are trained.
+        average: The average of its weights; None if the recipe has none.
+
+    Args:
+        recipe: How.
+        task: What.
+        device: Where.
+        parent: Whose weights to start from; None for the net's initial ones.
+    """
+
+    def __init__(self, recipe: Recipe, task: Task, device: torch.device, parent: Checkpoint | None) -> None:
+        check_acceleration(recipe.training, device)
+        self.recipe, self.device = recipe, device
+        config = recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)
+        dtype = getattr(torch, recipe.training.dtype)
+        self.net: HookedNet = build_net(config).to(dtype)
+        if parent is not None:
+            self.net.load_unique_state_dict(parent.net.to(dtype).unique_state_dict())
+        self.net.to(device).train()
+        freeze_all_but(self.net, recipe.optimizer.only)
+        self.optimizer = make_optimizer(self.net, recipe.optimizer)
+        decay = recipe.training.ema_decay
+        self.average = WeightAverage(self.net, decay=decay) if decay > 0 else None
+        self._put_items_on_the_device(task)
+        self._loss_dtype = getattr(torch, recipe.training.loss_dtype)
+        self._loss = compiled(self._plain_loss, recipe.training)
+
+    def _put_items_on_the_device(self, task: Task) -> None:
+        items, size = task.training, self.recipe.training.batch_size
+        self._tokens, self._answer = items.tokens.to(self.device), items.answer.to(self.device)
+        self._answer_position = items.answer_position.to(self.device)
+        seed = self.recipe.training.seed
+        self._batches = None
+        if size != "full":
+            self._batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=self.device)
+
+    def step(self, step: int) -> Tensor:
+        """One optimiser step.
+
+        Args:
+            step: Which, counted from 0; it fixes batch and rate.
+
+        Returns:
+            The loss before the step, in nats, a number on the device.
+        """
+        return self.step_on(slice(None) if self._batches is None else self._batches.rows(step), step)
+
+    def step_on(self, rows: Int[Tensor, " batch"] | slice, step: int) -> Tensor:
+        """One optimiser step on training items of the caller's choice; otherwise as `step`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe.optimizer, step)
+        if self.recipe.training.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with matmul_precision(self.recipe.training):
+            loss = self._loss(self._tokens[rows], self._answer[rows], self._answer_position[rows])
+            self.optimizer.zero_grad()
+            loss.backward()
+        if self.recipe.optimizer.max_gradient_norm > 0:
+            clip_grad_norm_(self.net.parameters(), self.recipe.optimizer.max_gradient_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        return loss.detach()
+
+    def count_flops(self, rows: Int[Tensor, " batch"]) -> int:
+        """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
+        with FlopCounterMode(display=False) as counter:
+            self._plain_loss(self._tokens[rows], self._answer[rows], self._answer_position[rows]).backward()
+        self.optimizer.zero_grad()
+        return counter.get_total_flops()
+
+    def _plain_loss(
+        self, tokens: Int[Tensor, "n pos"], answer: Int[Tensor, " n"], answer_position: Int[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """Mean loss of a batch, in nats."""
+        with autocast(self.recipe.training, self.device):
+            logits = self.net(tokens, answer_only=True, answer_position=answer_position)
+        loss = self.recipe.training.loss
+        return answer_loss(logits, answer, loss=loss, dtype=self._loss_dtype, reduction="mean")
+
+    @contextmanager
+    def net_to_show(self) -> Iterator[HookedNet]:
+        """The net as it is evaluated and saved: with its averaged weights, if the recipe averages them."""
+        if self.average is None:
+            yield self.net
+        else:
+            with self.average.in_the_net():
+                yield self.net
+
+    def weight_norm(self) -> float:
+        """Euclidean norm over all weights, each counted once."""
+        return float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())

@@ -1,0 +1,67 @@
+"""One step at a time: the plain recipe is plain torch to the last bit; batches, and the published warm-up."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
+
+from circuit_lab.nets import build_net
+from circuit_lab.tasks import build_task
+from circuit_lab.training import parse_recipe
+from circuit_lab.training.batches import STEPS_PER_CHUNK, BatchStream
+from circuit_lab.training.learner import Learner
+from circuit_lab.training.optimizer import learning_rate
+from circuit_lab.training.recipe import OptimizerRecipe
+
+
+def plain_torch(recipe, n_steps):
+    """The recipe's weights after a loop on torch and nothing of this package's training but its batches."""
+    task = build_task(recipe.task)
+    net = build_net(recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)).train()
+    matrices = [weight for name, weight in net.named_parameters() if ".W_" in name]
+    others = [weight for name, weight in net.named_parameters() if ".W_" not in name]
+    groups = [{"params": matrices, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=3e-3, fused=True)
+    batches = BatchStream(seed=5, n_items=len(task.training), batch_size=16)
+    for step in range(n_steps):
+        batch = task.training[batches.rows(step)]
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1.0, (step + 1) / 7)
+        logits = net(batch.tokens, answer_only=True, answer_position=batch.answer_position)
+        optimizer.zero_grad()
+        F.cross_entropy(logits, batch.answer).backward()
+        clip_grad_norm_(net.parameters(), 1.8)
+        optimizer.step()
+    return dict(net.named_parameters())
+
+
+def test_a_recipe_without_options_takes_the_steps_of_plain_torch_bit_by_bit(recipe):
+    learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+    for step in range(12):
+        learner.step(step)
+    expected = plain_torch(recipe, 12)
+    assert all(torch.equal(weight, expected[name]) for name, weight in learner.net.named_parameters())
+    assert learner.net.training and learner.average is None
+
+
+def test_options_at_their_defaults_are_no_options(tables, recipe):
+    tables["training"] |= {"loss": "cross_entropy", "ema_decay": 0.0, "precision": "float32"}
+    tables["training"] |= {"compile": False, "cuda_graphs": False}
+    assert parse_recipe(tables, source="a test") == recipe
+    assert "only" not in recipe.model_dump(mode="json", exclude_none=True)["optimizer"]
+
+
+def test_a_chunk_of_rows_goes_to_the_device_in_one_piece():
+    stream = BatchStream(seed=0, n_items=1000, batch_size=4)
+    first, second = stream.rows(0), stream.rows(1)
+    assert second.data_ptr() - first.data_ptr() == 4 * 8  # views of one tensor of long numbers
+    elsewhere = BatchStream(seed=0, n_items=1000, batch_size=4, device=torch.device("meta"))
+    assert {elsewhere.rows(step).device.type for step in (0, 1, STEPS_PER_CHUNK)} == {"meta"}
+
+
+@pytest.mark.parametrize("step", [1, 2, 1999, 2000, 2001, 1_280_000])
+def test_the_published_warm_up(step):
+    """[He]'s released code counts steps from 1: rate * step / 2000 up to 2000, then the rate, as its cosine ends at the
+    full rate (lr_min_ratio = 1)."""
+    recipe = OptimizerRecipe(learning_rate=4e-5, warmup_steps=2000)
+    assert learning_rate(recipe, step - 1) == pytest.approx(4e-5 * min(step / 2000, 1.0))
