@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         content = notebook_page(Path(notebook.abs_src_path), notebook.src_uri)
         files.append(File.generated(config, page, content=content))
     for path in sorted((ROOT / STUDIES).rglob("*")):
-        if path.name == "README.md" or path.suffix == ".svg":
+        if path.suffix in {".md", ".svg"}:
             files.append(File.generated(config, path.relative_to(ROOT).as_posix(), content=path.read_text()))
     files.append(File.generated(config, "javascripts/plotly.min.js", content=get_plotlyjs()))
     return files

@@ -241,7 +241,7 @@ class Recipe(BaseModel):
 def _config_class(net: dict[str, Any]) -> type[NetConfig]:
     """The class of a net's config; a table without `kind` is a shared transformer's."""
     kind = net.get("kind", "shared_transformer")
-    if kind not in NET_CONFIGS:
+    if not isinstance(kind, str) or kind not in NET_CONFIGS:
         raise ValueError(
             f"net.kind: unknown kind {short(repr(kind), _MAX_SHOWN)}; the kinds are: {', '.join(NET_CONFIGS)}"
         )

@@ -50,6 +50,8 @@ def test_overrides_are_toml_values_at_dotted_keys(file):
         ("task.out_degree=9", r"out_degree = 9 is more than n_relations = 5"),
         ("task.regime=half", r"unknown regime 'half'; the regimes are: natural, both_full"),
         ("task.kind=three_hop", r"task.kind: unknown kind 'three_hop'; the kinds are: 'two_hop', 'two_hop_folder'"),
+        ("net.kind=perceptron", r"net.kind: unknown kind 'perceptron'; the kinds are: shared_transformer, recursive_"),
+        ("net.kind={a=1}", r"net.kind: unknown kind {'a': 1}; the kinds are: shared_transformer, rec"),
         ("net.colour=1", r"unknown key 'net.colour'; valid keys are: kind, layer_map, (?!.*(d_vocab|n_ctx))"),
         ("optimizer.betas=[0.9, 1.0]", r"optimizer.betas.1: Input should be less than 1 \(got 1.0\)"),
         ("optimizer.learning_rate=inf", r"optimizer.learning_rate: Input should be a finite number \(got inf\)"),
