@@ -7,15 +7,13 @@ that the claims can be read at any scale. A level that a run never reaches count
 makes the ratio a lower bound where it stands in the numerator; in the denominator nothing can be told.
 """
 
-from collections.abc import Callable
-from math import isnan, nan
+from math import nan
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.figures import timeline_panels
 from circuit_lab.studies.timeline import (
     ACCURACY,
     BRIDGE_FOUND,
@@ -25,10 +23,9 @@ from circuit_lab.studies.timeline import (
     TEST_ID,
     TEST_OOD,
     TRAINING,
-    first_step,
-    last_step,
     last_value,
     timeline_rows,
+    times_the_steps,
 )
 from circuit_lab.tasks import AUGMENTATION_REGIMES
 
@@ -63,23 +60,6 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
     return pd.concat([timeline_rows(lab, run_of(regime, seed), condition=regime) for regime in AUGMENTATION_REGIMES])
 
 
-Level = tuple[str, str, str, float]
-"""(regime, quantity, split, level)."""
-
-
-def ratio(later: Level, earlier: Level) -> Callable[[pd.DataFrame], float]:
-    """Reads how many times as many steps the first level takes as the second."""
-
-    def read(rows: pd.DataFrame) -> float:
-        *of_later, level = later
-        *of_earlier, first_level = earlier
-        numerator = first_step(rows, *of_later, level=level)
-        numerator = last_step(rows, later[0]) if isnan(numerator) else numerator
-        return numerator / first_step(rows, *of_earlier, level=first_level)
-
-    return read
-
-
 def mediated_of_right(rows: pd.DataFrame) -> float:
     """Share of the right test_ood answers of both_full that go through the bridge at the end."""
     accuracy = last_value(rows, "both_full", ACCURACY, TEST_OOD)
@@ -95,7 +75,7 @@ CLAIMS = (
         quantity=f"natural: steps until test_ood accuracy is {RISEN}, over steps until most test_id queries are "
         "answered right and through the bridge; ratio, > 0",
         holds_if=Bound(low=1.5),
-        value=ratio(OOD_RISES, ("natural", MEDIATION, TEST_ID, THERE)),
+        value=times_the_steps(OOD_RISES, ("natural", MEDIATION, TEST_ID, THERE)),
         chance=1.0,
     ),
     Claim(
@@ -104,7 +84,7 @@ CLAIMS = (
         quantity=f"natural: steps until test_ood accuracy is {RISEN}, over steps until hop 1 works on most test_id "
         "queries; ratio, > 0",
         holds_if=Bound(low=1.5),
-        value=ratio(OOD_RISES, ("natural", HOP1, TEST_ID, THERE)),
+        value=times_the_steps(OOD_RISES, ("natural", HOP1, TEST_ID, THERE)),
         chance=1.0,
     ),
     Claim(
@@ -113,7 +93,7 @@ CLAIMS = (
         quantity=f"natural: steps until test_ood accuracy is {THERE}, over steps until the lens finds the bridge of "
         "nine in ten test_ood queries; ratio, > 0. In a causal net the lens's share is trivial",
         holds_if=Bound(low=1.2),
-        value=ratio(("natural", ACCURACY, TEST_OOD, THERE), ("natural", BRIDGE_FOUND, TEST_OOD, 0.9)),
+        value=times_the_steps(("natural", ACCURACY, TEST_OOD, THERE), ("natural", BRIDGE_FOUND, TEST_OOD, 0.9)),
         chance=1.0,
     ),
     Claim(
@@ -121,7 +101,7 @@ CLAIMS = (
         published="Full augmentation generalises before 0.1 M steps, natural after 0.32 M ([He] figure 4)",
         quantity=f"steps until test_ood accuracy is {THERE}, natural over both_full; ratio, > 0",
         holds_if=Bound(low=2.0),
-        value=ratio(("natural", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
+        value=times_the_steps(("natural", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
         chance=1.0,
     ),
     Claim(
@@ -137,38 +117,16 @@ CLAIMS = (
         published="Half augmentation leaves 0 at 0.4 M steps and needs 1.25 M, full less than 0.1 M ([He] figure 4)",
         quantity=f"steps until test_ood accuracy is {THERE}, both_half over both_full; ratio, > 0",
         holds_if=Bound(low=1.5),
-        value=ratio(("both_half", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
+        value=times_the_steps(("both_half", ACCURACY, TEST_OOD, THERE), ("both_full", ACCURACY, TEST_OOD, THERE)),
         chance=1.0,
     ),
 )
 
 
 def timelines(rows: pd.DataFrame) -> go.Figure:
-    """Mean over seeds of every share against steps, with each seed's line behind it."""
+    """Every share against steps, a panel for each regime."""
     regimes = [regime for regime in AUGMENTATION_REGIMES if (rows["condition"] == regime).any()]
-    figure = make_subplots(rows=len(regimes), cols=1, shared_xaxes=True, subplot_titles=regimes, vertical_spacing=0.04)
-    for place, regime in enumerate(regimes, start=1):
-        for colour, (quantity, split, name) in zip((*LINE_COLOURS, "#000000"), LINES, strict=True):
-            chosen = rows[
-                (rows["condition"] == regime) & (rows["quantity"] == quantity) & (rows["split"] == split)
-            ].sort_values(["seed", "step"])
-            style = {"legendgroup": name, "name": name, "showlegend": place == 1}
-            for _, of_seed in chosen.groupby("seed"):
-                thin = {"width": 0.8, "color": colour}
-                figure.add_scatter(
-                    x=of_seed["step"], y=of_seed["value"], line=thin, opacity=0.4, hoverinfo="skip", row=place, col=1,
-                    mode="lines", **(style | {"showlegend": False}),
-                )  # fmt: skip
-            mean = chosen.groupby("step")["value"].mean()
-            figure.add_scatter(
-                x=mean.index, y=mean, line={"width": 2.5, "color": colour}, mode="lines", row=place, col=1, **style
-            )
-        figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=place, col=1)
-    figure.update_xaxes(title_text="optimiser steps", row=len(regimes), col=1)
-    n_seeds = rows["seed"].nunique()
-    title = f"Five augmentation regimes: mean of {n_seeds} seeds (bold) and each seed; chance is below .1"
-    figure.update_layout(title=title, height=260 * len(regimes) + 120, width=1000, **LAYOUT)
-    return figure
+    return timeline_panels(rows, regimes, LINES, title="Five augmentation regimes; chance is below .1")
 
 
 STUDY = Study(

@@ -13,11 +13,10 @@ from math import nan
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from circuit_lab import diagnose, load_checkpoint
-from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.figures import timeline_panels
 from circuit_lab.studies.timeline import (
     ACCURACY,
     BRIDGE_FOUND,
@@ -27,7 +26,6 @@ from circuit_lab.studies.timeline import (
     TEST_ID,
     TEST_OOD,
     last_value,
-    series,
     timeline_rows,
 )
 
@@ -178,26 +176,8 @@ def _claims() -> tuple[Claim, ...]:
 
 
 def timelines(rows: pd.DataFrame) -> go.Figure:
-    """Mean over seeds, and each seed, of accuracy, lens and causal test against steps."""
-    figure = make_subplots(rows=2, cols=2, subplot_titles=list(NETS), horizontal_spacing=0.08, vertical_spacing=0.12)
-    for place, condition in enumerate(NETS):
-        row, col = divmod(place, 2)
-        for colour, (quantity, split, name) in zip(LINE_COLOURS, LINES, strict=True):
-            chosen = series(rows, condition, quantity, split)
-            style = {"legendgroup": name, "name": name, "mode": "lines", "row": row + 1, "col": col + 1}
-            for _, of_seed in chosen.groupby("seed"):
-                thin = {"line": {"width": 0.8, "color": colour}, "opacity": 0.4, "showlegend": False}
-                figure.add_scatter(x=of_seed["step"], y=of_seed["value"], hoverinfo="skip", **thin, **style)
-            mean = chosen.groupby("step")["value"].mean()
-            bold = {"line": {"width": 2.5, "color": colour}, "showlegend": place == 0}
-            figure.add_scatter(x=mean.index, y=mean, **bold, **style)
-        figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=row + 1, col=col + 1)
-        figure.update_xaxes(title_text="optimiser steps", row=row + 1, col=col + 1)
-    title = (
-        f"Second-hop-only supervision: mean of {rows['seed'].nunique()} seeds (bold) and each seed; chance is below .1"
-    )
-    figure.update_layout(title=title, height=760, width=1100, **LAYOUT)
-    return figure
+    """Accuracy, lens and causal test against steps, a panel for each net."""
+    return timeline_panels(rows, list(NETS), LINES, title="Second-hop-only supervision; chance is below .1", n_cols=2)
 
 
 STUDY = Study(

@@ -12,20 +12,18 @@ from math import nan
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from circuit_lab.measures import proportion_interval
-from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
+from circuit_lab.report.figures.style import LAYOUT
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.figures import timeline_panels
 from circuit_lab.studies.timeline import (
     ACCURACY,
     TEST_ID,
     TEST_OOD,
     TRAINING,
-    first_step,
-    last_step,
     last_value,
-    series,
+    times_the_steps,
 )
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.training import load_checkpoint, read_metrics
@@ -111,13 +109,6 @@ def accuracy_gain(rows: pd.DataFrame) -> float:
     return last_value(rows, BOTH_FULL, ACCURACY, TEST_OOD) - last_value(rows, NATURAL, ACCURACY, TEST_OOD)
 
 
-def times_sooner(rows: pd.DataFrame) -> float:
-    """How many times as many steps natural takes to answer most of test_ood as both_full; a lower bound."""
-    slow = first_step(rows, NATURAL, ACCURACY, TEST_OOD, level=THERE)
-    slow = last_step(rows, NATURAL) if slow != slow else slow
-    return slow / first_step(rows, BOTH_FULL, ACCURACY, TEST_OOD, level=THERE)
-
-
 def through_bridge(regime: str, split: str) -> Callable[[pd.DataFrame], float]:
     """Reads the share of a split's right answers that go through the bridge at the end."""
 
@@ -144,7 +135,7 @@ CLAIMS = (
         quantity=f"steps until test_ood accuracy is {THERE}, natural over both_full; ratio, > 0; a lower bound where "
         "natural never is",
         holds_if=Bound(low=2.0),
-        value=times_sooner,
+        value=times_the_steps((NATURAL, ACCURACY, TEST_OOD, THERE), (BOTH_FULL, ACCURACY, TEST_OOD, THERE)),
         chance=1.0,
     ),
     Claim(
@@ -170,23 +161,8 @@ CLAIMS = (
 
 
 def timelines(rows: pd.DataFrame) -> go.Figure:
-    """Accuracies against steps: mean over seeds (bold), and each seed."""
-    figure = make_subplots(rows=1, cols=2, subplot_titles=(NATURAL, BOTH_FULL), horizontal_spacing=0.08)
-    for col, regime in enumerate((NATURAL, BOTH_FULL), start=1):
-        for colour, (quantity, split, name) in zip(LINE_COLOURS, LINES, strict=False):
-            chosen = series(rows, regime, quantity, split)
-            style = {"legendgroup": name, "name": name, "mode": "lines", "row": 1, "col": col}
-            for _, of_seed in chosen.groupby("seed"):
-                thin = {"line": {"width": 0.8, "color": colour}, "opacity": 0.4, "showlegend": False}
-                figure.add_scatter(x=of_seed["step"], y=of_seed["value"], hoverinfo="skip", **thin, **style)
-            mean = chosen.groupby("step")["value"].mean()
-            bold = {"line": {"width": 2.5, "color": colour}, "showlegend": col == 1}
-            figure.add_scatter(x=mean.index, y=mean, **bold, **style)
-        figure.update_xaxes(title_text="optimiser steps", row=1, col=col)
-        figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=1, col=col)
-    title = f"Questions in words: mean of {rows['seed'].nunique()} seeds (bold) and each seed; chance is below .15"
-    figure.update_layout(title=title, height=460, width=1100, **LAYOUT)
-    return figure
+    """Accuracies against steps, a panel for each regime."""
+    return timeline_panels(rows, (NATURAL, BOTH_FULL), LINES, title="Questions in words; chance is below .15", n_cols=2)
 
 
 def outcomes(rows: pd.DataFrame) -> go.Figure:

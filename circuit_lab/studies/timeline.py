@@ -1,6 +1,7 @@
 """Timelines of runs as measurements, and the numbers that claims read from them."""
 
-from math import nan
+from collections.abc import Callable
+from math import isnan, nan
 
 import pandas as pd
 
@@ -76,3 +77,29 @@ def first_step(rows: pd.DataFrame, condition: str, quantity: str, split: str, *,
 def last_step(rows: pd.DataFrame, condition: str) -> float:
     """The last step of a condition; nan where there is none."""
     return max((float(step) for step in rows["step"][rows["condition"] == condition]), default=nan)
+
+
+Level = tuple[str, str, str, float]
+"""(condition, quantity, split, level)."""
+
+
+def times_the_steps(later: Level, earlier: Level) -> Callable[[pd.DataFrame], float]:
+    """Reads how many times as many steps one quantity takes to its level as another; a ratio, > 0.
+
+    Args:
+        later: What is divided.
+        earlier: What it is divided by.
+
+    Returns:
+        A function of measurements. Where the first never gets to its level, the steps of its run stand for it and the
+        ratio is a lower bound; where the second never does, it is nan.
+    """
+
+    def read(rows: pd.DataFrame) -> float:
+        *of_later, level = later
+        *of_earlier, earlier_level = earlier
+        steps = first_step(rows, *of_later, level=level)
+        steps = last_step(rows, later[0]) if isnan(steps) else steps
+        return steps / first_step(rows, *of_earlier, level=earlier_level)
+
+    return read

@@ -6,10 +6,10 @@ Sources: the operations of Power et al. 2022 (arXiv 2201.02177); sizes and rando
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from circuit_lab.tasks.modular_splits import DRAWN_SPLITS, MAX_SEED, SPLITS, Split, check_indices, n_from_share
-from circuit_lab.tasks.two_hop_config import refuse_unknown_keys
+from circuit_lab.tasks.settings import Number, Settings
 
 Operation = Literal[
     "a+b", "a-b", "a*b", "a/b", "a^2+b^2", "a^2+ab+b^2", "a^2+ab+b^2+a", "S5: ab", "S5: aba^-1", "S5: aba"
@@ -19,10 +19,9 @@ COMMUTATIVE = ("a+b", "a*b", "a^2+b^2", "a^2+ab+b^2")
 """Operations whose answer to (b, a) is that to (a, b)."""
 MAX_P = 2000
 """The logits of all pairs are p^3 numbers: 64 GB here, and of no use beyond."""
-_Number = Annotated[float, Strict(), AllowInfNan(False)]
 
 
-class ModularConfig(BaseModel):
+class ModularConfig(Settings):
     """Everything that determines a modular-arithmetic (or S5) task; equal configs give equal tasks.
 
     The training pairs of one seed are nested: those of a smaller `n_train` are among those of a larger one. Which pairs
@@ -43,12 +42,10 @@ class ModularConfig(BaseModel):
         label_seed: Fixes the random labels, >= 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["modular"] = "modular"
     operation: Operation = "a+b"
     p: int | None = Field(default=None, strict=True)
-    train_share: _Number | None = Field(default=None, gt=0, lt=1)
+    train_share: Number | None = Field(default=None, gt=0, lt=1)
     n_train: int | None = Field(default=None, ge=1, strict=True)
     split: Split = "ours"
     train_pairs: tuple[Annotated[int, Strict()], ...] | None = Field(default=None, repr=False)
@@ -59,7 +56,6 @@ class ModularConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _a_list_of_pairs_is_a_split(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
         if isinstance(data, dict) and data.get("train_pairs") is not None and "split" not in data:
             return data | {"split": "listed"}
         return data

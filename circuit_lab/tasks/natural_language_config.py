@@ -4,23 +4,18 @@ The facts come from a file of two-hop questions, or from a drawn world of people
 could hold. The splits and their augmentation are those of the two-hop task of [He] arXiv 2601.09049.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from circuit_lab.tasks.two_hop_config import (
-    AnswerSlots,
-    AugmentationPair,
-    Number,
-    TwoHopConfig,
-    refuse_unknown_keys,
-)
+from circuit_lab.tasks.settings import Number, Settings
+from circuit_lab.tasks.two_hop_config import AnswerSlots, AugmentationPair, AugmentedSettings, TwoHopConfig
 
 QuestionFormat = Literal["2wiki", "musique"]
 """Formats of question files: 2WikiMultihopQA (Ho et al. 2020) and MuSiQue (Trivedi et al. 2022)."""
 
 
-class WorldConfig(BaseModel):
+class WorldConfig(Settings):
     """A drawn world: how many there are of each kind. Names do not depend on the seed, facts do.
 
     Attributes:
@@ -32,8 +27,6 @@ class WorldConfig(BaseModel):
         seed: Fixes every fact, >= 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     n_people: int = Field(default=16, ge=4, le=500, strict=True)
     n_cities: int = Field(default=5, ge=2, le=100, strict=True)
     n_companies: int = Field(default=4, ge=2, le=100, strict=True)
@@ -41,14 +34,8 @@ class WorldConfig(BaseModel):
     n_countries: int = Field(default=3, ge=2, le=20, strict=True)
     seed: int = Field(default=0, ge=0, strict=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_known_keys(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        return data
 
-
-class NaturalLanguageConfig(BaseModel):
+class NaturalLanguageConfig(AugmentedSettings):
     """Two-hop questions over the facts of a question file, or of a drawn world.
 
     Exactly one of `path` and `world` is given; `regime` and `augmentation` exclude each other, as in `TwoHopConfig`.
@@ -70,8 +57,6 @@ class NaturalLanguageConfig(BaseModel):
         seed: Fixes the splits and the augmentation, >= 0; the facts of a world have their own seed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["natural_language"] = "natural_language"
     path: str = ""
     format: QuestionFormat = "2wiki"
@@ -84,14 +69,6 @@ class NaturalLanguageConfig(BaseModel):
     augmentation: AugmentationPair | None = None
     answer_slots: AnswerSlots | None = None
     seed: int = Field(default=0, ge=0, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _custom_augmentation_replaces_the_default_regime(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        if isinstance(data, dict) and data.get("augmentation") is not None and "regime" not in data:
-            return data | {"regime": None}
-        return data
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "NaturalLanguageConfig":

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from circuit_lab.tasks.two_hop_config import Number, TwoHopConfig
+from circuit_lab.tasks.settings import Number
+from circuit_lab.tasks.two_hop_config import TwoHopConfig
 
 
 class TransferConfig(TwoHopConfig):

@@ -4,28 +4,17 @@ Source: [He] arXiv 2601.09049 and its released code. Symbols: `ood_share` is the
 atomic ratio, an `Augmentation` its (ratio, samples per fact) of one hop.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, model_validator
+
+from circuit_lab.tasks.settings import Number, Settings
 
 MAX_TWO_HOP_QUERIES = 20_000_000
 """Compositions of two facts that are built at most; the largest published set has 800,000."""
-Number = Annotated[float, Strict(), AllowInfNan(False)]
 
 
-def refuse_unknown_keys(model: type[BaseModel], data: Any) -> None:
-    """Raise a ValueError that lists the valid settings when `data` holds another one."""
-    if not isinstance(data, dict):
-        return
-    unknown = [key for key in data if key not in model.model_fields]
-    if unknown:
-        raise ValueError(
-            f"unknown {model.__name__} setting {unknown[0]!r} = {data[unknown[0]]!r}; "
-            f"the settings are: {', '.join(model.model_fields)}"
-        )
-
-
-class Augmentation(BaseModel):
+class Augmentation(Settings):
     """How many training queries an OOD fact gets on one hop.
 
     Attributes:
@@ -33,42 +22,24 @@ class Augmentation(BaseModel):
         samples_per_fact: At most so many queries for each of them, each with an ID fact on the other hop.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     ratio: Number = Field(ge=0, le=1)
     samples_per_fact: int = Field(ge=0, strict=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_known_keys(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        return data
 
-
-class AugmentationPair(BaseModel):
+class AugmentationPair(Settings):
     """A custom augmentation: what is added for OOD facts as hop 1 and as hop 2."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     hop1: Augmentation
     hop2: Augmentation
 
-    @model_validator(mode="before")
-    @classmethod
-    def _only_known_keys(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        return data
 
-
-class AnswerSlots(BaseModel):
+class AnswerSlots(Settings):
     """Queries with a blank place for the answer, as recursive nets read them: see `in_answer_slots`.
 
     Attributes:
         d_vocab: Ids of the net.
         n_ctx: Positions of a row, at least 4: h, r1, r2 and the answer's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     d_vocab: int = Field(ge=1, strict=True)
     n_ctx: int = Field(ge=4, strict=True)
@@ -88,7 +59,18 @@ AUGMENTATION_REGIMES: dict[str, tuple[Augmentation, Augmentation]] = {
 """The five regimes of [He] by name: (augmentation of hop 1, augmentation of hop 2)."""
 
 
-class TwoHopConfig(BaseModel):
+class AugmentedSettings(Settings):
+    """Settings with a `regime` and an `augmentation`, of which a given augmentation replaces the default regime."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _custom_augmentation_replaces_the_default_regime(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("augmentation") is not None and "regime" not in data:
+            return data | {"regime": None}
+        return data
+
+
+class TwoHopConfig(AugmentedSettings):
     """Everything that determines a two-hop task; equal configs give equal tasks.
 
     `regime` and `augmentation` exclude each other: leave `regime` out when giving an `augmentation`.
@@ -110,8 +92,6 @@ class TwoHopConfig(BaseModel):
         seed: Fixes every random choice, >= 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["two_hop"] = "two_hop"
     n_entities: int = Field(ge=2, strict=True)
     n_relations: int = Field(ge=1, strict=True)
@@ -125,14 +105,6 @@ class TwoHopConfig(BaseModel):
     shuffled_answers: bool = Field(default=False, strict=True)
     answer_slots: AnswerSlots | None = None
     seed: int = Field(default=0, ge=0, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _custom_augmentation_replaces_the_default_regime(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        if isinstance(data, dict) and data.get("augmentation") is not None and "regime" not in data:
-            return data | {"regime": None}
-        return data
 
     @model_validator(mode="after")
     def _settings_agree(self) -> "TwoHopConfig":
@@ -168,7 +140,7 @@ class TwoHopConfig(BaseModel):
         return AUGMENTATION_REGIMES[self.regime]
 
 
-class TwoHopFolderConfig(BaseModel):
+class TwoHopFolderConfig(Settings):
     """A two-hop task that was read from a dataset folder.
 
     Attributes:
@@ -178,15 +150,7 @@ class TwoHopFolderConfig(BaseModel):
         answer_slots: Lays the queries out with a blank place for the answer; None asks them without.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["two_hop_folder"] = "two_hop_folder"
     path: str
     content_hash: str = Field(pattern="^[0-9a-f]{64}$")
     answer_slots: AnswerSlots | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_known_keys(cls, data: Any) -> Any:
-        refuse_unknown_keys(cls, data)
-        return data

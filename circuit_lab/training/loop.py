@@ -138,7 +138,7 @@ class _Run:
         evaluated = evaluations | checkpoints
         self.saved = start
         for step in range(start + 1, n_steps + 1):
-            loss = self._step(step - 1)
+            loss = self.learner.step(step - 1)
             interrupted = stopped_by()
             is_saved = step % self.recipe.training.resume_every == 0 or step == n_steps or interrupted is not None
             if step % STEPS_PER_REFRESH == 0 or step in evaluated or is_saved:
@@ -151,10 +151,6 @@ class _Run:
                 self._save_state(step)
             if interrupted is not None and step < n_steps:
                 raise TrainingInterrupted(self.run, step, interrupted)
-
-    def _step(self, step: int) -> torch.Tensor:
-        """One optimiser step, counted from 0; its loss in nats."""
-        return self.learner.step(step)
 
     def _check_converging(self, step: int, loss: float) -> None:
         """Stop before anything of a net whose numbers have run off is saved."""

@@ -18,13 +18,13 @@ from circuit_lab.tasks import build_task
 from circuit_lab.training import (
     TrainingInterrupted,
     load_checkpoint,
-    loop,
     parse_recipe,
     read_metrics,
     split_scores,
     train,
 )
 from circuit_lab.training.batches import STEPS_PER_CHUNK, BatchStream
+from circuit_lab.training.learner import Learner
 from circuit_lab.training.optimizer import make_optimizer
 from circuit_lab.training.recipe import OptimizerRecipe
 
@@ -100,7 +100,7 @@ PINNED_ROWS = [271, 617, 24, 533]
 def test_resuming_after_any_save_ends_with_the_same_bytes(recipe, tables, tmp_path, stop, monkeypatch):
     whole = train(recipe, tmp_path / "whole", progress=False)
     done = []
-    real = loop._Run._step
+    real = Learner.step
 
     def step_then_fail(self, step):
         if step == stop and not done:
@@ -108,7 +108,7 @@ def test_resuming_after_any_save_ends_with_the_same_bytes(recipe, tables, tmp_pa
             raise RuntimeError("pulled the plug")
         return real(self, step)
 
-    monkeypatch.setattr(loop._Run, "_step", step_then_fail)
+    monkeypatch.setattr(Learner, "step", step_then_fail)
     with pytest.raises(RuntimeError, match="pulled the plug"):
         train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
@@ -149,14 +149,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(tables, tmp_path):
 
 
 def test_a_signal_saves_first(recipe, tmp_path, monkeypatch):
-    real, handler_before = loop._Run._step, signal.getsignal(signal.SIGINT)
+    real, handler_before = Learner.step, signal.getsignal(signal.SIGINT)
 
     def step_then_signal(self, step):
         if step == 12:
             os.kill(os.getpid(), signal.SIGINT)
         return real(self, step)
 
-    monkeypatch.setattr(loop._Run, "_step", step_then_signal)
+    monkeypatch.setattr(Learner, "step", step_then_signal)
     with pytest.raises(TrainingInterrupted, match="stopped at step 13; saved in .*the same command continues it"):
         train(recipe, tmp_path / "run", progress=False)
     monkeypatch.undo()

@@ -17,13 +17,13 @@ from circuit_lab.tasks import build_task
 from circuit_lab.training import (
     load_checkpoint,
     load_recipe,
-    loop,
     parse_recipe,
     read_metrics,
     save_checkpoint,
     split_scores,
     train,
 )
+from circuit_lab.training.learner import Learner
 
 TABLES = FULL_BATCH | {
     # eps is far below the gradients of a loss of 1e-9, which the usual 1e-8 would hide.
@@ -150,7 +150,7 @@ def test_full_batches_end_with_the_same_weights_whatever_the_seed_and_drawn_ones
 @pytest.mark.parametrize(("stop", "resumed_at"), [(5, 0), (9, 9), (13, 9), (39, 36)])
 def test_a_full_batch_run_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, monkeypatch, stop, resumed_at):
     whole = train(recipe_with(), tmp_path / "whole", progress=False)
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_stop(self, step):
         if step == stop:
@@ -158,7 +158,7 @@ def test_a_full_batch_run_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, mo
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_stop)
+        patched.setattr(Learner, "step", fail_at_stop)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(recipe_with(), tmp_path / "cut", progress=False)
     resumed = train(recipe_with(), tmp_path / "cut", progress=False)

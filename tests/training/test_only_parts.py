@@ -5,7 +5,8 @@ import torch
 from recursive_nets import RECURSIVE, make_recursive_net
 from small_nets import make_net
 
-from circuit_lab.training import load_checkpoint, loop, parse_recipe, train
+from circuit_lab.training import load_checkpoint, parse_recipe, train
+from circuit_lab.training.learner import Learner
 from circuit_lab.training.optimizer import part_of
 
 RECURSIVE_NET = {"kind": "recursive_transformer", "n_blocks": 1, "h_cycles": 2, "l_cycles": 1, "d_model": 12}
@@ -67,7 +68,7 @@ def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
     tables["training"]["ema_decay"] = 0.8
     recipe = recipe_with(tables, net, only=["mlp"])
     whole = train(recipe, tmp_path / "whole", progress=False)
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_23(self, step):
         if step == 23:
@@ -75,7 +76,7 @@ def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_23)
+        patched.setattr(Learner, "step", fail_at_23)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)

@@ -8,7 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from circuit_lab.cli import app
-from circuit_lab.training import load_checkpoint, load_recipe, loop, parse_recipe, read_metrics, train
+from circuit_lab.training import load_checkpoint, load_recipe, parse_recipe, read_metrics, train
+from circuit_lab.training.learner import Learner
 
 TABLES = {
     "task": {"kind": "modular", "p": 7, "n_train": 20},
@@ -161,7 +162,7 @@ def test_a_finished_child_called_again_keeps_its_bytes_and_a_cut_one_ends_with_t
     before = whole.checkpoint.read_bytes()
     assert train(recipe, tmp_path / "whole", progress=False).resumed_at == 30
     assert whole.checkpoint.read_bytes() == before
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_12(self, step):
         if step == 12:
@@ -169,7 +170,7 @@ def test_a_finished_child_called_again_keeps_its_bytes_and_a_cut_one_ends_with_t
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_12)
+        patched.setattr(Learner, "step", fail_at_12)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(recipe, tmp_path / "cut", progress=False)
     cut = train(recipe, tmp_path / "cut", progress=False)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from circuit_lab.nets import build_net
 from circuit_lab.tasks import build_task
-from circuit_lab.training import load_checkpoint, loop, parse_recipe, read_metrics, train
+from circuit_lab.training import load_checkpoint, parse_recipe, read_metrics, train
 from circuit_lab.training.learner import Learner
 
 SIZES = {"kind": "recursive_transformer", "n_blocks": 1, "h_cycles": 2, "l_cycles": 2, "d_model": 12}
@@ -68,7 +68,7 @@ def test_the_gradient_of_all_cycles_is_another(tables):
 def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
     recipe = recipe_with(tables, net)
     whole = train(recipe, tmp_path / "whole", progress=False)
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_10(self, step):
         if step == 10:
@@ -76,7 +76,7 @@ def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_10)
+        patched.setattr(Learner, "step", fail_at_10)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
@@ -98,7 +98,7 @@ def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(
     first, last = read_metrics(child.run)[0], read_metrics(parent.run)[-1]
     assert {k: v for k, v in first.items() if "/" in k} == {k: v for k, v in last.items() if "/" in k}
 
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_11(self, step):
         if step == 11:
@@ -106,7 +106,7 @@ def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_11)
+        patched.setattr(Learner, "step", fail_at_11)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)

@@ -13,6 +13,7 @@ import torch
 
 from circuit_lab.errors import InputError
 from circuit_lab.training import loop, parse_recipe, read_metrics, resolve_device, train
+from circuit_lab.training.learner import Learner
 from circuit_lab.training.run_folder import append_metrics, write_atomically
 
 OPERATIONS = {(os, "fsync"), (Path, "replace"), (Path, "mkdir")}
@@ -262,16 +263,16 @@ def test_training_that_diverges_stops_and_keeps_what_was_good(tables, tmp_path):
 
 
 def test_the_last_good_state_outlives_a_divergence(recipe, tmp_path, monkeypatch):
-    real = loop._Run._step
+    real = Learner.step
 
     def step(self, number):
         loss = real(self, number)
         if number == 20:
             with torch.no_grad():
-                self.learner.net.embed.W_E[3, 2] = torch.nan
+                self.net.embed.W_E[3, 2] = torch.nan
         return loss
 
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(Learner, "step", step)
     with pytest.raises(InputError, match="after step 27 the loss is nan .*the state of step 18 is kept"):
         train(recipe, tmp_path / "run", progress=False)
     monkeypatch.undo()

@@ -10,7 +10,8 @@ import pytest
 from killed_runs import SERVER, hold, start
 
 from circuit_lab.errors import InputError
-from circuit_lab.training import loop, read_metrics, run_checkpoints, train
+from circuit_lab.training import read_metrics, run_checkpoints, train
+from circuit_lab.training.learner import Learner
 from circuit_lab.training.run_lock import locked
 
 
@@ -63,7 +64,7 @@ def test_whatever_ends_training_lets_go(recipe, tmp_path, monkeypatch, error):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_step", fail)
+        patch.setattr(Learner, "step", fail)
         with pytest.raises(error):
             train(recipe, tmp_path / "run", progress=False)
     with locked(tmp_path / "run"):
@@ -71,7 +72,7 @@ def test_whatever_ends_training_lets_go(recipe, tmp_path, monkeypatch, error):
 
 
 def test_it_is_held_while_training_and_no_longer(recipe, tmp_path, monkeypatch):
-    seen, real = [], loop._Run._step
+    seen, real = [], Learner.step
 
     def step(self, number):
         with pytest.raises(InputError, match=f"process {os.getpid()} on"), locked(tmp_path / "run"):
@@ -79,7 +80,7 @@ def test_it_is_held_while_training_and_no_longer(recipe, tmp_path, monkeypatch):
         seen.append(number)
         return real(self, number)
 
-    monkeypatch.setattr(loop._Run, "_step", step)
+    monkeypatch.setattr(Learner, "step", step)
     train(recipe, tmp_path / "run", progress=False)
     assert seen == list(range(40))
     with locked(tmp_path / "run"):

@@ -1,0 +1,63 @@
+"""Figures that several studies draw."""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
+from circuit_lab.studies.timeline import series
+
+_COLOURS = (*LINE_COLOURS, "#000000")
+_PANEL_HEIGHT, _MARGINS = 260, 200
+
+
+def timeline_panels(
+    rows: pd.DataFrame,
+    conditions: Sequence[str],
+    lines: Sequence[tuple[str, str, str]],
+    *,
+    title: str,
+    n_cols: int = 1,
+) -> go.Figure:
+    """Shares against optimiser steps, a panel for each condition: the mean over seeds (bold) and each seed (thin).
+
+    Args:
+        rows: Measurements, with the columns of `COLUMNS`.
+        conditions: What is shown, in order, row by row.
+        lines: The quantity, split and name of each line.
+        title: What is shown; the number of seeds is added.
+        n_cols: Panels side by side.
+
+    Returns:
+        The figure.
+    """
+    n_rows = -(-len(conditions) // n_cols)
+    figure = make_subplots(
+        rows=n_rows,
+        cols=n_cols,
+        shared_xaxes=n_cols == 1,
+        subplot_titles=list(conditions),
+        vertical_spacing=0.2 / n_rows,
+        horizontal_spacing=0.08,
+    )
+    for place, condition in enumerate(conditions):
+        row, col = (index + 1 for index in divmod(place, n_cols))
+        for colour, (quantity, split, name) in zip(cycle(_COLOURS), lines, strict=False):
+            shares = series(rows, condition, quantity, split)
+            style = {"legendgroup": name, "name": name, "mode": "lines", "row": row, "col": col}
+            for _, of_seed in shares.groupby("seed"):
+                thin = {"line": {"width": 0.8, "color": colour}, "opacity": 0.4, "showlegend": False}
+                figure.add_scatter(x=of_seed["step"], y=of_seed["value"], hoverinfo="skip", **thin, **style)
+            mean = pd.Series(shares.groupby("step")["value"].mean())
+            bold = {"line": {"width": 2.5, "color": colour}, "showlegend": place == 0}
+            figure.add_scatter(x=mean.index, y=mean, **bold, **style)
+        figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=row, col=col)
+        if n_cols > 1 or row == n_rows:
+            figure.update_xaxes(title_text="optimiser steps", row=row, col=col)
+    title = f"{title}: mean of {rows['seed'].nunique()} seeds (bold) and each seed"
+    width = 1000 if n_cols == 1 else 1100
+    figure.update_layout(title=title, height=_PANEL_HEIGHT * n_rows + _MARGINS, width=width, **LAYOUT)
+    return figure
