@@ -54,7 +54,7 @@ class NaturalLanguageTask(TwoHopTask):
         questions: The facts, what the file asks, and what was left out of it.
     """
 
-    config: NaturalLanguageConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    config: NaturalLanguageConfig
     questions: TwoHopQuestions
 
     def __repr__(self) -> str:

@@ -35,6 +35,7 @@ from torch import Tensor
 from circuit_lab.tasks.augmentation import augmentation_rows
 from circuit_lab.tasks.certificate import certify, chance_accuracy, mark_in_training
 from circuit_lab.tasks.fact_graph import FactGraph
+from circuit_lab.tasks.natural_language_config import NaturalLanguageConfig
 from circuit_lab.tasks.queries import Queries, SplitCertificate, concatenate
 from circuit_lab.tasks.stable_random import Purpose, permutation, raw_draws, rounded_share
 from circuit_lab.tasks.two_hop_config import TwoHopConfig, TwoHopFolderConfig
@@ -63,7 +64,7 @@ class TwoHopTask:
         certificate: Counts that prove, or disprove, that the held-out splits are held out.
     """
 
-    config: TwoHopConfig | TwoHopFolderConfig
+    config: TwoHopConfig | TwoHopFolderConfig | NaturalLanguageConfig
     vocab: tuple[str, ...]
     facts: Int[Tensor, "n_facts 3"]
     is_ood: Bool[Tensor, " n_facts"]

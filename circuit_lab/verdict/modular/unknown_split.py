@@ -14,9 +14,9 @@ that answers by rote the readings are these (the first of the traps in `trig_dec
 So accuracy and explained share tell nothing of rote, and a share of right answers tells nothing of how far a net
 generalises: it may have been trained on just those pairs. The other readings stay sound, and all must speak for a
 circuit. The last one is asked for here alone: a net that is trained on nearly all pairs has some of the circuit and
-learns the rest by heart, and no held-out pair tells (measured at p = 31 after 300 steps on 90 % of the pairs without
-weight decay: right on .98 of all pairs, .73 of these through the key frequencies, and on .84 of the held-out ones; with
-nothing but the key frequencies at the inputs on .66, where a grokked net is right on 1.00).
+learns the rest by heart, and no held-out pair tells. (`tests/verdict/modular/test_unknown_split.py` trains one at
+p = 31 for 300 steps on 90 % of the pairs without weight decay: right on .98 of all pairs, .73 of these through the key
+frequencies; with nothing but the key frequencies at the inputs on .66, where a grokked net is right on nearly all.)
 
 1. `true_circuit`, a statement about the mechanism: nearly all pairs are answered right, their logits are explained by
    few frequencies, the answers are lost with these, at the inputs as well as at the answer, and nearly all pairs are
