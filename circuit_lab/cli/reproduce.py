@@ -132,12 +132,13 @@ def _print_claim(console: "object", judgement: "Judgement") -> None:
 
 
 def _by_seed(judgement: "Judgement") -> str:
-    """Mean and every seed's number."""
+    """Mean, its 95 % interval, and every seed's number."""
     if judgement.mean is None:
         return "nothing: no seed has a number"
     numbers: Sequence[str] = [f"{value:.3g}" for value in judgement.values.values()]
     missing = f", {len(judgement.seeds_without)} without" if judgement.seeds_without else ""
-    return f"{judgement.mean:.3g} (seeds: {', '.join(numbers)}{missing})"
+    interval = "" if judgement.interval is None else " [{:.3g}, {:.3g}]".format(*judgement.interval)
+    return f"{judgement.mean:.3g}{interval} (seeds: {', '.join(numbers)}{missing})"
 
 
 def _as_json(found: "Reproduction") -> str:
@@ -153,6 +154,7 @@ def _as_json(found: "Reproduction") -> str:
                     "quantity": judgement.claim.quantity,
                     "holding": judgement.holding,
                     "mean": judgement.mean,
+                    "interval": judgement.interval,
                     "values": judgement.values,
                     "unexpected": judgement.unexpected,
                 }

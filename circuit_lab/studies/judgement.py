@@ -8,18 +8,20 @@
 | untested | no seed has a number |
 
 Seeds draw task, initial weights and batches anew, so they are independent; three agreeing ones are no proof, and every
-number stands beside the judgement. Apart from that, `expected.json` says in which band each seed's number must fall
+number, and the interval of their mean, stands beside the judgement. Apart from that, `expected.json` says in which band each seed's number must fall
 when the study is run again at small scale: a number outside it means that something has changed, whatever the claim.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import isfinite
+from math import isfinite, sqrt
 from pathlib import Path
+from statistics import mean, stdev
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from scipy.stats import t
 
 from circuit_lab.errors import InputError
 from circuit_lab.studies.study import Bound, Claim, Study
@@ -90,7 +92,17 @@ class Judgement:
     @property
     def mean(self) -> float | None:
         """Mean over the seeds that have a number."""
-        return sum(self.values.values()) / len(self.values) if self.values else None
+        return mean(self.values.values()) if self.values else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean over seeds, by Student's t; None for fewer than two. It knows no range."""
+        if len(self.values) < 2:
+            return None
+        numbers = list(self.values.values())
+        half = float(t.ppf(0.975, len(numbers) - 1)) * stdev(numbers) / sqrt(len(numbers))
+        centre = mean(numbers)
+        return centre - half, centre + half
 
     @property
     def unexpected(self) -> Mapping[int, float]:

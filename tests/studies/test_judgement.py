@@ -41,6 +41,13 @@ def test_a_seed_that_cannot_tell_is_counted_and_left_out_of_the_mean():
     assert judged(nan).mean is None
 
 
+def test_the_mean_has_an_interval_over_seeds():
+    """Student's t of two degrees of freedom is 4.3027 at 97.5 %, and the standard deviation of 1, 2, 3 is 1."""
+    assert judged(1.0, 2.0, 3.0).interval == pytest.approx((2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5), abs=1e-4)
+    assert judged(0.7, nan, 0.7).interval == (0.7, 0.7)
+    assert judged(0.7, nan).interval is None
+
+
 def test_an_expected_band_says_nothing_of_the_claim(tmp_path):
     path = tmp_path / "expected.json"
     path.write_text('{"half": {"low": 0.8, "high": 1.0, "reason": "seeds differ by .1"}}')
