@@ -8,8 +8,9 @@
 | untested | no seed has a number |
 
 Seeds draw task, initial weights and batches anew, so they are independent; three agreeing ones are no proof, and every
-number, and the interval of their mean, stands beside the judgement. Apart from that, `expected.json` says in which band each seed's number must fall
-when the study is run again at small scale: a number outside it means that something has changed, whatever the claim.
+number, and the interval of their mean, stands beside the judgement. Apart from that, `expected.json` says in which band
+each seed's number must fall when the study is run again at small scale: a number outside it means that something has
+changed, whatever the claim.
 """
 
 from collections.abc import Mapping
