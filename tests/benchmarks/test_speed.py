@@ -8,32 +8,31 @@ import pytest
 
 from circuit_lab.tasks import build_task
 from circuit_lab.training import load_recipe, reference_models
-from circuit_lab.training.loop import _Run
-from circuit_lab.training.run_identity import open_run
+from circuit_lab.training.learner import Learner
 
 MAX_MS_PER_STEP = 20
 MAX_SECONDS_PER_DIAGNOSIS = 10
 
 
 @pytest.mark.benchmark
-def test_a_step_of_the_small_recipe(tmp_path):
+def test_a_step_of_the_small_recipe():
     import torch
 
     recipe = load_recipe(reference_models()["two-hop-true-circuit"] / "recipe.toml")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run = _Run(recipe, build_task(recipe.task), open_run(tmp_path / "run", recipe), torch.device("cpu"), None)
-        best = min(_seconds_of_steps(run, first, 50) for first in range(0, 500, 50))
+        learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+        best = min(_seconds_of_steps(learner, first, 50) for first in range(0, 500, 50))
     finally:
         torch.set_num_threads(threads)
     assert 1000 * best / 50 <= MAX_MS_PER_STEP
 
 
-def _seconds_of_steps(run, first, n) -> float:
+def _seconds_of_steps(learner, first, n) -> float:
     start = time.perf_counter()
     for step in range(first, first + n):
-        run._step(step)
+        learner.step(step)
     return time.perf_counter() - start
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from circuit_lab.tasks import build_task
-from circuit_lab.training import load_checkpoint, loop, parse_recipe, read_metrics, split_scores, train
+from circuit_lab.training import load_checkpoint, parse_recipe, read_metrics, split_scores, train
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.weight_average import WeightAverage
 
@@ -79,7 +79,7 @@ def test_averaging_does_not_change_how_the_weights_are_trained(recipe, averaging
 @pytest.mark.parametrize("stop", [1, 13, 39])
 def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(averaging, tmp_path, monkeypatch, stop):
     whole = train(averaging, tmp_path / "whole", progress=False)
-    real = loop._Run._step
+    real = Learner.step
 
     def fail_at_stop(self, step):
         if step == stop:
@@ -87,7 +87,7 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(averaging, tmp_path, mo
         return real(self, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop._Run, "_step", fail_at_stop)
+        patched.setattr(Learner, "step", fail_at_stop)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             train(averaging, tmp_path / "cut", progress=False)
     resumed = train(averaging, tmp_path / "cut", progress=False)
