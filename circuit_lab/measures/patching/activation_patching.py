@@ -107,7 +107,8 @@ class ActivationPatching(Result):
             seed: Seed of the resamples; the global random state is not used.
 
         Returns:
-            Share and interval; NaN where the runs do not differ: the interval of their difference holds 0.
+            Share and interval; NaN where the runs do not differ: the interval of their difference holds 0, or no query
+            differs by more than rounding (100 times the precision of the net's type, on the largest value).
         """
         i = _metric_index(name)
         start, end = self.receiver[i].double(), self.source[i].double()
@@ -116,7 +117,8 @@ class ActivationPatching(Result):
         whole = changed[-1].mean()
         lowest, highest = draws[-1].quantile(TAILS)
         cells = self.values.shape[1:-1]
-        if lowest <= 0 <= highest:
+        rounding = 100 * torch.finfo(self.values.dtype).eps * float(torch.cat([start, end]).abs().max())
+        if lowest <= 0 <= highest or float((end - start).abs().max()) <= rounding:
             unknown = self.values.new_full(cells, torch.nan)
             return MeanInterval(mean=unknown, low=unknown, high=unknown)
         share = torch.where(draws[-1] * whole > 0, draws[:-1] / draws[-1], torch.nan)

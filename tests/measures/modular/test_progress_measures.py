@@ -427,7 +427,7 @@ def test_gini_does_not_depend_on_the_names_of_elements():
 @pytest.mark.parametrize("fit", ["all", "held_out"])
 def test_all_measures_of_a_net(fit):
     task = build(p=11, n_train=40)
-    net = make_net(task)
+    net = make_net(task).double()
     progress = progress_measures(net, task, key_frequencies=["2", "5"], fit=fit)
     split = {"all": "all", "held_out": "test_unmirrored"}[fit]
     expected = losses_of(task, net(task.pairs.tokens)[:, -1].detach().double(), ["2", "5"], split)

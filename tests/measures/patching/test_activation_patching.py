@@ -303,6 +303,8 @@ def test_nothing_is_recovered_where_the_runs_do_not_differ(result):
     clean, corrupt = half.expand(5, -1), (1 - half).expand(5, -1)
     share = replace(result, clean=clean, corrupt=corrupt).recovered("accuracy")
     assert all(torch.isnan(part).all() for part in (share.mean, share.low, share.high))
+    rounded = clean + 1e-16 * torch.arange(40).double()
+    assert torch.isnan(replace(result, clean=clean, corrupt=rounded).recovered("accuracy").mean).all()
     share = replace(result, clean=clean, corrupt=torch.zeros(5, 40).double()).recovered("accuracy")
     assert not any(torch.isnan(part).any() for part in (share.mean, share.low, share.high))
 
