@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from recursive_nets import RECURSIVE, kept_recursive_net, recursive_tokens
+from recursive_nets import FIRST_FAST, kept_recursive_net, recursive_tokens
 
 from circuit_lab.measures import OutputSite, Place, Site, inner_stages, site_states
 from circuit_lab.measures.hooked_model import (
@@ -24,7 +24,7 @@ POSITION = torch.tensor([0, 1, 2, 3, 4, 3])
 SETS = [(1,), (0, 1), (2, 4), (0, 1, 2, 3)]
 
 
-@pytest.fixture(scope="module", params=RECURSIVE)
+@pytest.fixture(scope="module", params=FIRST_FAST)
 def net(request):
     return kept_recursive_net(request.param)
 

@@ -4,6 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -32,6 +33,8 @@ RECURSIVE = {
     "position MLP": MLP,
     "position MLP, learned": {**MLP, "positions": "learned", "expansion": 40.0, "l_cycles": 2},
 }
+FIRST_FAST = ["rotary", *(pytest.param(name, marks=pytest.mark.slow) for name in RECURSIVE if name != "rotary")]
+"""For what takes seconds with each net."""
 
 
 def recursive_config(**changes) -> RecursiveTransformerConfig:

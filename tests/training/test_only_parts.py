@@ -63,7 +63,9 @@ def test_the_frozen_weights_are_the_initial_ones(tables, tmp_path):
     assert all(torch.equal(weights["mlp"][name], weights["norm"][name]) for name in both_frozen)
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    "net", ["attention", *(pytest.param(n, marks=pytest.mark.slow) for n in ("shared", "position_mlp"))]
+)
 def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
     tables["training"]["ema_decay"] = 0.8
     recipe = recipe_with(tables, net, only=["mlp"])

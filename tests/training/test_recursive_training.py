@@ -64,7 +64,7 @@ def test_the_gradient_of_all_cycles_is_another(tables):
     assert not torch.allclose(gradients["last_h_cycle"], gradients["all"], rtol=0.01)
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ["last cycle", *(pytest.param(n, marks=pytest.mark.slow) for n in [*NETS][1:])])
 def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
     recipe = recipe_with(tables, net)
     whole = train(recipe, tmp_path / "whole", progress=False)
@@ -85,6 +85,7 @@ def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
     assert (resumed.run / "metrics.jsonl").read_bytes() == (whole.run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(tables, tmp_path, monkeypatch):
     """Its own seed would draw others, and a resume state holds no streams, for they are not trained."""
     parent = train(recipe_with(tables, "last cycle"), tmp_path / "parent", progress=False)

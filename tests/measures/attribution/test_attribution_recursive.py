@@ -66,7 +66,7 @@ def effect_of_a_small_patch(net, pairs, hook_name, index):
     return (patched(SMALL) - patched(-SMALL)) / (2 * SMALL)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [pytest.param("rotary", marks=pytest.mark.slow), *[*NETS][1:]])
 def test_nodes_equal_a_small_patch(name):
     net, pairs, kinds = kept_net(name), pairs_of(), NETS[name][1]
     result = attribution_patching(net, pairs, kinds=list(kinds))
@@ -88,6 +88,7 @@ def test_nodes_equal_a_small_patch(name):
             torch.testing.assert_close(effects[tuple(cell)], expected, rtol=1e-5, atol=1e-7, msg=f"{kind} {cell}")
 
 
+@pytest.mark.slow
 def test_the_embedding_is_complete():
     """With integrated gradients its scores add up to the metric's difference, though every inner step reads it."""
     net, pairs = kept_net("learned, one block"), pairs_of()

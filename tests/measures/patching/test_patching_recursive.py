@@ -163,7 +163,7 @@ def test_kinds_that_a_net_has_not():
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["zero", "mean", "resample"])
 @pytest.mark.parametrize("scope", ["application", "parameters"])
-@pytest.mark.parametrize("name", ["rotary", "learned, one block", "position MLP"])
+@pytest.mark.parametrize("name", [pytest.param("rotary", marks=pytest.mark.slow), *[*NETS][1:]])
 def test_ablation_against_whole_passes(name, scope, how):
     net, queries, n_prefix = kept_net(name), queries_of(1), N_PREFIX[name]
     reference = queries_of(3)
