@@ -193,7 +193,7 @@ def _parse_texts(input_text: str, target_text: str, where: str) -> tuple[list[st
     if answer is None:
         raise InputError(
             f"{where}: target_text must be the input_text, an entity and {END_OF_ANSWER}, such as "
-            f"'{input_text[:120]}<e_3>{END_OF_ANSWER}', got {quoted(target_text)}"
+            f"{quoted(input_text[:120] + '<e_3>' + END_OF_ANSWER)}, got {quoted(target_text)}"
         )
     return [name or PAD for name in names.groups()], answer[1]
 
