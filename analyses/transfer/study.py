@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
 from circuit_lab.studies.finetuning import (
     ACCURACY,
@@ -212,7 +212,7 @@ def bars(
                 )  # fmt: skip
         figure.update_yaxes(title_text="share", range=[-0.05, 1.08], row=place, col=1)
     figure.update_layout(
-        title=f"{title}: mean of {n_seeds} seeds (bars) and each seed (points)", width=1000,
+        title=wrapped(f"{title}: mean of {n_seeds} seeds (bars) and each seed (points)"), width=1000,
         height=190 * len(STARTS) + 130, **LAYOUT,
     )  # fmt: skip
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies.timeline import series
 
 _COLOURS = (*LINE_COLOURS, "#000000")
@@ -57,7 +57,7 @@ def timeline_panels(
         figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=row, col=col)
         if n_cols > 1 or row == n_rows:
             figure.update_xaxes(title_text="optimiser steps", row=row, col=col)
-    title = f"{title}: mean of {rows['seed'].nunique()} seeds (bold) and each seed"
+    title = wrapped(f"{title}: mean of {rows['seed'].nunique()} seeds (bold) and each seed")
     width = 1000 if n_cols == 1 else 1100
     figure.update_layout(title=title, height=_PANEL_HEIGHT * n_rows + _MARGINS, width=width, **LAYOUT)
     return figure
