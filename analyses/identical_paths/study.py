@@ -341,7 +341,7 @@ def similarity(rows: pd.DataFrame) -> go.Figure:
     """Points: correlation of grids, of sites, and their overlap, for each pair of nets and seed, with chance."""
     panels = (GRIDS, SITES, JACCARD)
     conditions = [f"{a} | {b}" for a, b in COMPARED]
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, shared_yaxes=True)
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, shared_yaxes=True, horizontal_spacing=0.05)
     for col, quantity in enumerate(panels, start=1):
         place = {"row": 1, "col": col}
         chosen = rows[(rows["quantity"] == quantity) & rows["condition"].isin(conditions)]
@@ -377,16 +377,23 @@ def interchanges(rows: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for colour, (state, of_state) in zip(LINE_COLOURS, chosen.groupby("state", sort=False), strict=False):
         mean = of_state.groupby("condition", sort=False)["value"].mean()
-        figure.add_bar(x=mean.index, y=mean, name=str(state), marker_color=colour)
-        each = {"mode": "markers", "marker": {"color": colour, "symbol": "line-ew-open", "size": 12}}
-        each |= {"name": f"{state}, each seed", "customdata": of_state[["seed", "n", "stage"]]}
+        figure.add_bar(x=mean.index, y=mean, name=str(state), marker_color=colour, offsetgroup=str(state))
+        each = {"mode": "markers", "marker": {"color": "white", "size": 6, "line": {"color": "black", "width": 1.2}}}
+        each |= {
+            "name": f"{state}, each seed",
+            "showlegend": False,
+            "offsetgroup": str(state),
+            "customdata": of_state[["seed", "n", "stage"]],
+        }
         hover = "%{y:.3f}; seed %{customdata[0]}, n = %{customdata[1]}, %{customdata[2]}<extra></extra>"
         figure.add_scatter(x=of_state["condition"], y=of_state["value"], hovertemplate=hover, **each)
     figure.add_hline(y=PATH_THRESHOLDS.lends, line_dash="dot", line_color=GREY)
     figure.update_yaxes(title="share of the receiver's own interchanges", range=[0, 1.03])
     title = "Bridge states of one net in another, at the stage where the receiver follows its own most<br>"
-    title += f"mean of {rows['seed'].nunique()} seeds and each seed; dotted: counts as doing the same work"
-    figure.update_layout(title=title, barmode="group", height=520, width=1200, **LAYOUT)
+    title += (
+        f"mean of {rows['seed'].nunique()} seeds (bars) and each seed (points); dotted: counts as doing the same work"
+    )
+    figure.update_layout(title=title, barmode="group", scattermode="group", height=560, width=1200, **LAYOUT)
     return figure
 
 
