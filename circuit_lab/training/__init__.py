@@ -4,11 +4,13 @@ from circuit_lab.training.checkpoint import Checkpoint, Origin, check_finite, lo
 from circuit_lab.training.cost import TrainingCost, duration, estimate_cost
 from circuit_lab.training.device import resolve_device
 from circuit_lab.training.evaluation import SplitScore, split_scores
-from circuit_lab.training.loop import TrainingInterrupted, TrainingResult, train
+from circuit_lab.training.loop import TrainingInterrupted, train
+from circuit_lab.training.many import train_many
 from circuit_lab.training.recipe import ParentRecipe, Recipe, load_recipe, parse_recipe
 from circuit_lab.training.reference import reference_model, reference_models, resolve_checkpoint
 from circuit_lab.training.run_folder import checkpoint_path, latest_checkpoint, read_metrics, write_atomically
 from circuit_lab.training.stream import run_checkpoints, stream_checkpoints
+from circuit_lab.training.training_run import TrainingResult
 
 __all__ = [
     "Checkpoint",
@@ -37,5 +39,6 @@ __all__ = [
     "split_scores",
     "stream_checkpoints",
     "train",
+    "train_many",
     "write_atomically",
 ]

@@ -10,13 +10,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from circuit_lab.errors import InputError
 from circuit_lab.training.recipe import TrainingRecipe
 
+_Result = TypeVar("_Result")
 _TF32_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA GPUs have TF32 (Ampere)."""
 
@@ -90,7 +91,7 @@ def matmul_precision(recipe: TrainingRecipe) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def compiled(function: Callable[..., torch.Tensor], recipe: TrainingRecipe) -> Callable[..., torch.Tensor]:
+def compiled(function: Callable[..., _Result], recipe: TrainingRecipe) -> Callable[..., _Result]:
     """The function as torch.compile makes it, with CUDA graphs if asked for; the function itself without `compile`.
 
     What was compiled before in this process is forgotten, for torch counts the nets of one run after the other as

@@ -29,6 +29,8 @@ class Learner:
         net: The net, in `train` mode, with the weights of the last step.
         optimizer: Its optimiser, of the weights that are trained.
         average: The average of its weights; None if the recipe has none.
+        items: Tokens, answers and answer positions of all training items, on the device.
+        batches: Which of them each step draws; None where a step takes them all.
 
     Args:
         recipe: How.
@@ -56,12 +58,11 @@ class Learner:
 
     def _put_items_on_the_device(self, task: Task) -> None:
         items, size = task.training, self.recipe.training.batch_size
-        self._tokens, self._answer = items.tokens.to(self.device), items.answer.to(self.device)
-        self._answer_position = items.answer_position.to(self.device)
+        self.items = tuple(part.to(self.device) for part in (items.tokens, items.answer, items.answer_position))
         seed = self.recipe.training.seed
-        self._batches = None
+        self.batches = None
         if size != "full":
-            self._batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=self.device)
+            self.batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=self.device)
 
     def step(self, step: int) -> Tensor:
         """One optimiser step.
@@ -72,7 +73,7 @@ class Learner:
         Returns:
             The loss before the step, in nats, a number on the device.
         """
-        return self.step_on(slice(None) if self._batches is None else self._batches.rows(step), step)
+        return self.step_on(slice(None) if self.batches is None else self.batches.rows(step), step)
 
     def step_on(self, rows: Int[Tensor, " batch"] | slice, step: int) -> Tensor:
         """One optimiser step on training items of the caller's choice; otherwise as `step`."""
@@ -81,7 +82,7 @@ class Learner:
         if self.recipe.training.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with matmul_precision(self.recipe.training):
-            loss = self._loss(self._tokens[rows], self._answer[rows], self._answer_position[rows])
+            loss = self._loss(*(part[rows] for part in self.items))
             self.optimizer.zero_grad()
             loss.backward()
         if self.recipe.optimizer.max_gradient_norm > 0:
@@ -94,7 +95,7 @@ class Learner:
     def count_flops(self, rows: Int[Tensor, " batch"]) -> int:
         """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
         with FlopCounterMode(display=False) as counter:
-            self._plain_loss(self._tokens[rows], self._answer[rows], self._answer_position[rows]).backward()
+            self._plain_loss(*(part[rows] for part in self.items)).backward()
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 

@@ -13,9 +13,13 @@ _SHOWN = ("train_inferred", "test_id", "test_ood", "train", "test")
 class ProgressBar:
     """A line of the terminal that the loop keeps up to date."""
 
-    def __init__(self, progress: Progress, *, n_steps: int, start: int) -> None:
+    def __init__(self, progress: Progress, *, n_steps: int) -> None:
         self._progress = progress
-        self._id = progress.add_task("training", total=n_steps, completed=start, loss="", accuracy="")
+        self._id = progress.add_task("training", total=n_steps, loss="", accuracy="")
+
+    def step(self, step: int) -> None:
+        """Show the step."""
+        self._progress.update(self._id, completed=step)
 
     def loss(self, step: int, loss: float) -> None:
         """Show the step and its loss."""
@@ -28,7 +32,7 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(*, n_steps: int, start: int, show: bool) -> Iterator[ProgressBar]:
+def progress_bar(*, n_steps: int, show: bool) -> Iterator[ProgressBar]:
     """A bar on the terminal's error stream, removed at the end; silent where there is no terminal."""
     columns = (
         TextColumn("{task.description}"),
@@ -39,4 +43,4 @@ def progress_bar(*, n_steps: int, start: int, show: bool) -> Iterator[ProgressBa
         TextColumn("left"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as progress:
-        yield ProgressBar(progress, n_steps=n_steps, start=start)
+        yield ProgressBar(progress, n_steps=n_steps)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from circuit_lab.errors import InputError
-from circuit_lab.training import loop, parse_recipe, read_metrics, resolve_device, train
+from circuit_lab.training import parse_recipe, read_metrics, resolve_device, train, training_run
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.run_folder import append_metrics, write_atomically
 
@@ -77,7 +77,7 @@ def test_a_kill_at_any_file_operation_resumes_to_the_same_bytes(short, tmp_path,
 
 def test_a_line_cut_short_is_dropped(short, tmp_path, monkeypatch):
     whole = train(short, tmp_path / "whole", progress=False)
-    real = loop.append_metrics
+    real = training_run.append_metrics
 
     def cut(run, record):
         if record["step"] == 6:
@@ -86,7 +86,7 @@ def test_a_line_cut_short_is_dropped(short, tmp_path, monkeypatch):
             raise Killed
         real(run, record)
 
-    monkeypatch.setattr(loop, "append_metrics", cut)
+    monkeypatch.setattr(training_run, "append_metrics", cut)
     with pytest.raises(Killed):
         train(short, tmp_path / "cut", progress=False)
     monkeypatch.undo()

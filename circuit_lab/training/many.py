@@ -1,0 +1,137 @@
+"""Many runs in one process: each in its own folder, as `train` would leave it, all making their steps together."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from math import isfinite
+from pathlib import Path
+
+from circuit_lab.errors import InputError
+from circuit_lab.tasks import build_task
+from circuit_lab.training.device import cpu_threads, resolve_device
+from circuit_lab.training.loop import TrainingInterrupted, noted_signals
+from circuit_lab.training.parent import resolve_parent
+from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
+from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.run_identity import check_usable, open_run
+from circuit_lab.training.run_lock import locked
+from circuit_lab.training.stacked_learner import StackedLearner, shared_settings
+from circuit_lab.training.training_run import TrainingResult, TrainingRun
+
+
+def train_many(
+    runs: Mapping[str | Path, Recipe], *, device: str = "auto", progress: bool = True
+) -> dict[Path, TrainingResult]:
+    """Train many nets of one architecture at once, or continue their runs.
+
+    Args:
+        runs: Run folder -> recipe. Recipes may differ in task, seeds, learning rate, warm-up, weight decay, clipping,
+            schedules and parent; everything else must be equal, and so must be the length of the tasks' queries.
+        device: As in `train`.
+        progress: Whether to show a bar over all runs, with the time left.
+
+    Returns:
+        Run folder -> finished run, in the order given.
+
+    Raises:
+        InputError: If recipes do not fit into one stack, or for whatever `train` refuses. Runs that diverge are named
+            when all others are finished.
+
+    Every run is a run folder like that of `train`, with weights equal to its weights up to rounding; which of the two
+    continues it makes no difference. SIGINT and SIGTERM raise `TrainingInterrupted` after all are saved.
+    """
+    if not runs:
+        raise InputError("there are no runs to train; give at least one folder with its recipe")
+    recipes = {Path(folder): recipe for folder, recipe in runs.items()}
+    check_stackable(recipes)
+    where = resolve_device(device)
+    tasks = {folder: build_task(recipe.task) for folder, recipe in recipes.items()}
+    resolved = {folder: resolve_parent(recipe, tasks[folder]) for folder, recipe in recipes.items()}
+    for folder, (recipe, _) in resolved.items():
+        check_usable(folder, recipe)
+    n_threads = next(iter(recipes.values())).training.n_threads
+    with cpu_threads(n_threads), ExitStack() as held:
+        members = [
+            TrainingRun(recipe, tasks[folder], folder, where, parent) for folder, (recipe, parent) in resolved.items()
+        ]
+        for member in members:
+            held.enter_context(locked(member.folder))
+            open_run(member.folder, member.recipe)
+        return _train(members, progress=progress)
+
+
+def check_stackable(recipes: Mapping[Path, Recipe]) -> None:
+    """Refuse recipes that do not fit into one stack.
+
+    Args:
+        recipes: Run folder -> recipe.
+
+    Raises:
+        InputError: Names the first setting that differs, and two folders.
+    """
+    (first_folder, first), *others = recipes.items()
+    expected = _flat(shared_settings(first))
+    for folder, recipe in others:
+        found = _flat(shared_settings(recipe))
+        for key in {**expected, **found}:
+            if expected.get(key) != found.get(key):
+                raise InputError(
+                    f"{first_folder} and {folder} cannot be trained at once: {key} is {expected.get(key)} and "
+                    f"{found.get(key)}; train them in two calls"
+                )
+
+
+def _flat(settings: Mapping[str, object]) -> dict[str, str]:
+    """Dotted key -> value, as JSON.
+
+    >>> _flat({"net": {"d_model": 8}})
+    {'net.d_model': '8'}
+    """
+    flat = {}
+    for table, values in settings.items():
+        assert isinstance(values, Mapping), "settings are tables"
+        flat |= {f"{table}.{key}": json.dumps(value) for key, value in values.items()}
+    return flat
+
+
+def _train(members: Sequence[TrainingRun], *, progress: bool) -> dict[Path, TrainingResult]:
+    """Train all members from where their folders stand; those that were saved later wait until the others are there."""
+    n_steps = members[0].recipe.training.n_steps
+    with progress_bar(n_steps=n_steps * len(members), show=progress) as bar, noted_signals() as stopped_by:
+        started = {member.folder: member.start(lambda _: None) for member in members}
+        diverged: dict[Path, InputError] = {}
+        for start, stop in pairwise(sorted({*started.values(), n_steps})):
+            stack = [m for m in members if started[m.folder] <= start and m.folder not in diverged]
+            behind = sum(started[m.folder] for m in members if m not in stack)
+            for step in _steps(stack, start, stop, diverged, stopped_by):
+                bar.step(len(stack) * step + behind)
+    if diverged:
+        raise InputError("; ".join(str(error) for error in diverged.values()))
+    return {member.folder: member.result(resumed_at=started[member.folder]) for member in members}
+
+
+def _steps(
+    members: Sequence[TrainingRun],
+    start: int,
+    stop: int,
+    diverged: dict[Path, InputError],
+    stopped_by: Callable[[], int | None],
+) -> Iterator[int]:
+    """Train members from one step to another; yields now and then, and fills in which diverged."""
+    stack = StackedLearner([member.learner for member in members])
+    for step in range(start + 1, stop + 1):
+        losses = stack.step(step - 1)
+        number = stopped_by()
+        is_due = any(member.is_due(step, interrupted=number is not None) for member in members)
+        if is_due or step % STEPS_PER_REFRESH == 0:
+            for member, loss in zip(members, losses.tolist(), strict=True):
+                if member.folder not in diverged and (is_due or not isfinite(loss)):
+                    try:
+                        member.after_step(step, loss, lambda _: None, interrupted=number is not None)
+                    except InputError as error:
+                        diverged[member.folder] = error
+            yield step
+        if number is not None and step < members[0].recipe.training.n_steps:
+            raise TrainingInterrupted(Path(os.path.commonpath([member.folder for member in members])), step, number)
