@@ -61,6 +61,20 @@ class Queries:
             intermediates=MappingProxyType({name: value[rows] for name, value in self.intermediates.items()}),
         )
 
+    def column(self, position: str) -> int:
+        """Where the position of this name stands, as a column of `tokens`.
+
+        Raises:
+            ValueError: If there is none of this name.
+        """
+        if position not in self.position_names:
+            raise ValueError(f"position must be one of {', '.join(self.position_names)}, got {position!r}")
+        return self.position_names.index(position)
+
+    def tokens_at(self, position: str) -> Int[Tensor, " n"]:
+        """Each query's token at the position of this name."""
+        return self.tokens[:, self.column(position)]
+
     def sample(self, n: int, *, generator: torch.Generator) -> "Queries":
         """At most `n` of the queries, drawn without replacement, in their original order."""
         if n >= len(self):

@@ -289,8 +289,8 @@ def _effects(
 def _lens_reciprocal_ranks(model: HookedModel, queries: Queries, *, batch_size: int) -> Float[Tensor, "2 n_sites n"]:
     """Reciprocal rank of each of `LENS_TARGETS` at every lens site; NaN where it is not among the output tokens."""
     names = [site.hook_name for site in lens_sites(model)]
-    columns = [queries.position_names.index(name) for name in ("r1", "r2")]
-    targets = torch.stack([queries.intermediates["bridge"], queries.tokens[:, columns[1]]])
+    columns = [queries.column(name) for name in ("r1", "r2")]
+    targets = torch.stack([queries.intermediates["bridge"], queries.tokens_at("r2")])
     n_out = model.W_U.shape[1]
     found = []
     for rows in progress(torch.arange(len(queries)).split(batch_size), label="logit lens"):

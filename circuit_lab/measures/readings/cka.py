@@ -122,9 +122,7 @@ def lens_site_cka(
         ValueError: If there is no such position, or fewer than 8 distinct rows.
     """
     check_model(model)
-    if position not in queries.position_names:
-        raise ValueError(f"position must be one of {', '.join(queries.position_names)}, got {position!r}")
-    column = queries.position_names.index(position)
+    column = queries.column(position)
     generator = derive_generator(seed, "rows")
     rows = _distinct_rows(model, queries, column)
     rows = rows[torch.randperm(len(rows), generator=generator)[:max_rows]]

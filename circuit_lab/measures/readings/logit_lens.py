@@ -221,7 +221,7 @@ def target_tokens(queries: Queries, target: str) -> Int[Tensor, " n"]:
     if target in queries.intermediates:
         return queries.intermediates[target]
     if target in queries.position_names:
-        return queries.tokens[:, queries.position_names.index(target)]
+        return queries.tokens_at(target)
     raise ValueError(f"these queries have no target {target!r}; they have {', '.join(_known(queries))}")
 
 

@@ -190,13 +190,11 @@ def cross_interchange(
         raise ValueError(
             f"both nets must share a vocabulary, got d_vocab {model_a.cfg.d_vocab} in A and {model_b.cfg.d_vocab} in B"
         )
-    if position not in queries.position_names:
-        raise ValueError(f"position must be one of {', '.join(queries.position_names)}, got {position!r}")
+    column = queries.column(position)
     if find_lens_site(lens_sites(model_b), stage_b) == lens_sites(model_b)[-1]:
         raise ValueError(f"stage_b must be a lens site that a layer of B reads, got the last, {stage_b!r}")
     untrained_a = fresh_weights(model_a, seed=seed) if untrained_a is None else untrained_a
     split = split_by_first_hop(train_queries, queries, n_pairs=n_pairs, held_out_share=held_out_share, seed=seed)
-    column = queries.position_names.index(position)
 
     def reader(model: HookedModel, stage: str) -> Callable[[Queries], Tensor]:
         return lambda part: states_at(model, part.tokens, stage=stage, batch_size=batch_size)[:, column].double().cpu()

@@ -187,7 +187,7 @@ def bridge_das(
     """
     check_model(model)
     sites = _readable_sites(model, stages)
-    column = _column(queries, position)
+    column = queries.column(position)
     _check_ranks(ranks, model.cfg.d_model)
     untrained = fresh_weights(model, seed=seed) if untrained is None else untrained
     split = split_by_first_hop(train_queries, queries, n_pairs=n_pairs, held_out_share=held_out_share, seed=seed)
@@ -250,12 +250,6 @@ def _readable_sites(model: HookedModel, stages: Sequence[str]) -> list[LensSite]
     if not sites or last in sites:
         raise ValueError(f"stages must be lens sites before the last ({last.label!r}), got {list(stages)}")
     return sites
-
-
-def _column(queries: Queries, position: str) -> int:
-    if position not in queries.position_names:
-        raise ValueError(f"position must be one of {', '.join(queries.position_names)}, got {position!r}")
-    return queries.position_names.index(position)
 
 
 def _check_ranks(ranks: Sequence[int], d_model: int) -> None:
@@ -366,18 +360,15 @@ class _FitsAtStage:
         return learnt, _Outcome(train, held_out)
 
 
-def _relation(queries: Queries) -> list[int]:
-    """The second relation of each query."""
-    return queries.tokens[:, queries.position_names.index("r2")].tolist()
-
-
 def _arbitrary_answers(split: FactSplit, *, seed: int) -> list[Int[Tensor, " n"]]:
     """A random answer for each (b', r2), the same on both sides, among the answers that are wanted somewhere."""
     answers = torch.cat([split.train.wanted, split.held_out.wanted]).unique()
     return [
         answers[
             arbitrary_targets(
-                list(zip(side.source.intermediates["bridge"].tolist(), _relation(side.base), strict=True)),
+                list(
+                    zip(side.source.intermediates["bridge"].tolist(), side.base.tokens_at("r2").tolist(), strict=True)
+                ),
                 len(answers),
                 seed,
             )

@@ -76,7 +76,7 @@ class PartnerPool:
         self._group_size = torch.bincount(bridge, minlength=n_tokens)
         self._group_start = self._group_size.cumsum(0) - self._group_size
         self._tail = torch.full((n_tokens, n_tokens), NONE, dtype=torch.int32)
-        self._tail[bridge, _token(pool, "r2")] = pool.answer.to(torch.int32)
+        self._tail[bridge, pool.tokens_at("r2")] = pool.answer.to(torch.int32)
 
     def tail(self, bridge: Int[Tensor, "..."], relation: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The tail of the fact (bridge, relation) where some pool query uses it, else `NONE`."""
@@ -134,11 +134,11 @@ class PartnerPool:
 
         def draw(part: Queries) -> Partners:
             rows = self._any_candidates(len(part))
-            relation, answer = _token(self.queries, "r2")[rows], self.queries.answer[rows]
+            relation, answer = self.queries.tokens_at("r2")[rows], self.queries.answer[rows]
             bridge = part.intermediates["bridge"][:, None]
             wanted = self.tail(bridge, relation)
             fits = (wanted != NONE) & (self.queries.intermediates["bridge"][rows] != bridge)
-            fits &= (relation != _token(part, "r2")[:, None]) & (wanted != answer) & (wanted != part.answer[:, None])
+            fits &= (relation != part.tokens_at("r2")[:, None]) & (wanted != answer) & (wanted != part.answer[:, None])
             fits &= self.fitness.receives[rows]
             return self._first(rows, wanted, fits, n_partners)
 
@@ -151,10 +151,8 @@ class PartnerPool:
             rows = self._same_bridge_candidates(part.intermediates["bridge"])
             wanted = part.answer[:, None].expand_as(rows)
             fits = self.queries.facts[rows, 0] != part.facts[:, :1]
-            fits &= (_token(self.queries, "r2")[rows] != _token(part, "r2")[:, None]) & (
-                self.queries.answer[rows] != wanted
-            )
-            fits &= self.fitness.lends[rows]
+            fits &= self.queries.tokens_at("r2")[rows] != part.tokens_at("r2")[:, None]
+            fits &= (self.queries.answer[rows] != wanted) & self.fitness.lends[rows]
             return self._first(rows, wanted, fits, n_partners)
 
         return _in_parts(draw, queries)
@@ -164,10 +162,10 @@ class PartnerPool:
 
         def draw(part: Queries) -> Partners:
             rows = self._any_candidates(len(part))
-            source_bridge, own_relation = self.queries.intermediates["bridge"][rows], _token(part, "r2")[:, None]
+            source_bridge, own_relation = self.queries.intermediates["bridge"][rows], part.tokens_at("r2")[:, None]
             wanted = self.tail(source_bridge, own_relation)
             fits = (wanted != NONE) & (source_bridge != part.intermediates["bridge"][:, None])
-            fits &= (_token(self.queries, "r2")[rows] != own_relation) & (wanted != self.queries.answer[rows])
+            fits &= (self.queries.tokens_at("r2")[rows] != own_relation) & (wanted != self.queries.answer[rows])
             fits &= (wanted != part.answer[:, None]) & self.fitness.lends[rows]
             return self._first(rows, wanted, fits, n_partners)
 
@@ -178,17 +176,11 @@ class PartnerPool:
 
         def draw(part: Queries) -> Partners:
             rows = self._same_bridge_candidates(part.intermediates["bridge"])
-            fits = (_token(self.queries, "h")[rows] != _token(part, "h")[:, None]) & (
-                _token(self.queries, "r1")[rows] != _token(part, "r1")[:, None]
-            )
+            fits = self.queries.tokens_at("h")[rows] != part.tokens_at("h")[:, None]
+            fits &= self.queries.tokens_at("r1")[rows] != part.tokens_at("r1")[:, None]
             return self._first(rows, part.answer[:, None].expand_as(rows), fits, n_partners)
 
         return _in_parts(draw, queries)
-
-
-def _token(queries: Queries, position: str) -> Int[Tensor, " n"]:
-    """The token of each query at a named position."""
-    return queries.tokens[:, queries.position_names.index(position)]
 
 
 def _in_parts(draw: Callable[[Queries], Partners], queries: Queries) -> Partners:
