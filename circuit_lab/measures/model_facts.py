@@ -1,7 +1,5 @@
 """What tells one kind of model from another where a measure must know: streams, attention, layers' names, norms."""
 
-import math
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +17,7 @@ def is_bridge(model: HookedModel) -> bool:
 
 def is_causal(model: HookedModel) -> bool:
     """Whether no position sees a later one."""
-    return not isinstance(model, HookedRecursiveTransformer) and model.cfg.attention_dir == "causal"
+    return model.cfg.attention_dir == "causal"
 
 
 def sites_read(sites: tuple[LensSite, ...], number: int) -> tuple[int, ...]:
@@ -91,15 +89,6 @@ def check_kind(model: HookedModel, kind: str) -> None:
         )
     if kind == "pos_mlp_out" and has_attention:
         raise ValueError("this net mixes positions by attention, so there is no pos_mlp_out; its output is attn_out")
-
-
-def embedding_std(model: HookedModel) -> Float[Tensor, ""]:
-    """Standard deviation of the entries of the token embedding as `hook_embed` sees them."""
-    std = model.W_E.detach().std()
-    if not isinstance(model, HookedRecursiveTransformer):
-        return std
-    # Its embedding is multiplied by the square root of its width, and a sum with positions divided by that of 2.
-    return std * math.sqrt(model.cfg.d_model / (2 if model.cfg.positions == "learned" else 1))
 
 
 def final_normed(model: HookedModel, states: Float[Tensor, "n pos d_model"]) -> Float[Tensor, "n pos d_model"]:

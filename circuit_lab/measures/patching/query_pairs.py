@@ -19,8 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from circuit_lab.measures.hooked_model import FwdHooks, HookedModel
-from circuit_lab.measures.model_facts import embedding_std
+from circuit_lab.measures.hooked_model import FwdHooks, HookedModel, embedding_scale
 from circuit_lab.tasks import Queries
 
 DIRECTIONS = ("denoising", "noising")
@@ -133,11 +132,11 @@ def noise_pairs(
         raise ValueError(f"positions must be among {', '.join(queries.position_names)}, got {list(positions)}")
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}")
-    columns = [queries.position_names.index(name) for name in positions]
+    columns = [queries.column(name) for name in positions]
     embedding = model.W_E.detach()
     noise = torch.zeros(*queries.tokens.shape, embedding.shape[1], dtype=embedding.dtype)
     drawn = torch.randn(len(queries), len(columns), embedding.shape[1], generator=generator)
-    noise[:, columns] = (scale * embedding_std(model).cpu() * drawn).to(noise.dtype)
+    noise[:, columns] = (scale * embedding_scale(model) * embedding.std().cpu() * drawn).to(noise.dtype)
     return QueryPairs(clean=queries, corrupt=queries, corruption=NOISE, noise=noise)
 
 

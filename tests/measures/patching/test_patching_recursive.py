@@ -133,7 +133,7 @@ def test_noise_is_in_every_reading_of_the_input(name):
     pairs = noise_pairs(net, queries, positions=["b"], generator=torch.Generator().manual_seed(0))
     assert pairs.noise is not None
     noise = pairs.noise
-    size = net.W_E.std() * 12**0.5 / (2**0.5 if "learned" in name else 1)
+    size = net.W_E.detach().std() * 12**0.5 / (2**0.5 if "learned" in name else 1)
     assert 0.7 < float(noise[:, 1].std() / (3 * size)) < 1.3
     result = activation_patching(net, pairs, kind="resid")
 
@@ -248,6 +248,16 @@ def test_causal_tracing_joins_each_step_to_what_it_reads():
     # z_H after the last commit is all that the logits read, at the answer's position.
     lost = traced.effects[0].lost.mean
     assert float(lost[-1, 2]) == 1.0 and lost[-1, :2].tolist() == [0.0, 0.0]
+
+
+def test_a_causal_net_carries_nothing_back():
+    net = make_recursive_net(n_ctx=3, l_cycles=1, n_blocks=1, d_vocab=5, attention_dir="causal")
+    queries = two_hop_queries(net)
+    traced = causal_tracing(net, queries, queries, generator=torch.Generator().manual_seed(0), changes=("r2",))
+    assert traced.causal
+    edges = traced.circuit()
+    names = list(queries.position_names)
+    assert all(names.index(row["from_position"]) <= names.index(row["to_position"]) for _, row in edges.iterrows())
 
 
 def test_the_lens_reads_the_tokens_positions():

@@ -71,6 +71,19 @@ def test_attention_takes_the_prefix_together():
     assert row["uniform_entropy"] == pytest.approx(-(0.4 * math.log(0.4) + 3 * 0.2 * math.log(0.2)))
 
 
+def test_a_causal_net_looks_back_alone():
+    net = make_recursive_net(n_ctx=3, l_cycles=1, attention_dir="causal")
+    patterns = attention_patterns(net, queries(), n_kept=40)
+    assert patterns.uniform.tolist() == [
+        pytest.approx(row)
+        for row in ([1, 0, 0, 0], [2 / 3, 1 / 3, 0, 0], [1 / 2, 1 / 4, 1 / 4, 0], [2 / 5, 1 / 5, 1 / 5, 1 / 5])
+    ]
+    assert float(patterns.patterns[:, :, :, patterns.uniform == 0].abs().max()) == 0.0
+
+    few = queries_from_tokens(queries().tokens % 4, queries().answer, position_names=("h", "r1", "r2"))
+    assert lens_site_cka(net, few, position="r1").n == len(few.tokens[:, :2].unique(dim=0)) < 17
+
+
 def test_attention_of_a_net_without_it():
     with pytest.raises(ValueError, match="mixes positions by an MLP"):
         attention_patterns(kept_net("position MLP"), queries())
