@@ -42,9 +42,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.utilities.statistics import derive_generator
 
+from circuit_lab.measures.hooked_model import rows_of
 from circuit_lab.measures.intervals import proportion_interval
 from circuit_lab.measures.result import Result
-from circuit_lab.measures.sites import Site, inner_stages, residual_states
+from circuit_lab.measures.sites import Site, inner_stages, residual_states, site_states
 from circuit_lab.measures.subspaces.cross_interchange import fit_affine
 from circuit_lab.measures.two_hop.partners import NONE
 from circuit_lab.measures.two_hop.transplant_lab import patched_answers
@@ -268,15 +269,16 @@ def _hits(
     net: HookedNet, pairs: _Pairs, put_in: Mapping[str, Float[Tensor, "n d"]], site: Site
 ) -> dict[str, Bool[Tensor, " n"]]:
     """Whether each pair's answer became the wanted one, by the kind of state put in."""
-    residual = residual_states(net, pairs.queries.tokens, stage=site.stage)
+    receiver = site_states(net, pairs.queries.tokens, site=site)
+    rows = rows_of(net, site.positions)
     hits = {}
     for kind, states in put_in.items():
-        source = residual.clone()
-        source[:, site.positions[0]] = states.to(residual)
+        source = receiver.clone()
+        source[:, rows] = states[:, None].to(receiver)
         answers = patched_answers(
             net,
             site=site,
-            receiver_states=residual,
+            receiver_states=receiver,
             source_states=source,
             answer_position=pairs.queries.answer_position,
         )

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from full_world import D_VOCAB, N_RELATIONS, make_world
+from recursive_nets import make_recursive_net
 from transformer_lens.utilities.statistics import derive_generator
 
 from circuit_lab.measures.two_hop.representation_mismatch import (
@@ -156,10 +157,28 @@ def test_the_best_rotation_is_found():
     assert not torch.allclose(_rotated(x[:30], stretched[:30], x[30:]), stretched[30:], atol=0.1)
 
 
-@pytest.mark.parametrize(("place", "column", "into"), [("bridge", 1, "blocks.0.hook_resid_post"), ("input", 0, None)])
-def test_one_pair_at_a_time_with_plain_hooks(place, column, into):
-    net = with_noise(net_of_one_form(), std_share=0.6, generator=torch.Generator().manual_seed(3))
+@torch.no_grad()
+def recursive_net_of_facts():
+    """A random net whose unembedding is fitted to the answers of all facts, two prefix positions before them."""
+    net = make_recursive_net(n_ctx=3, l_cycles=1, d_model=64, n_heads=4, d_vocab=D_VOCAB, d_vocab_out=D_VOCAB)
+    _, seen = net.run_with_cache(FACTS.tokens)
+    answers = torch.nn.functional.one_hot(FACTS.answer, D_VOCAB).double()
+    net.W_U.copy_(torch.linalg.lstsq(seen[net.lens_sites[-1].hook_name][:, 2 + 1], answers).solution)
+    return net
+
+
+@pytest.mark.parametrize(("place", "column"), [("bridge", 1), ("input", 0)])
+@pytest.mark.parametrize("kind", ["shared", "recursive"])
+def test_one_pair_at_a_time_with_plain_hooks(kind, place, column):
+    if kind == "recursive":
+        net, n_prefix = recursive_net_of_facts(), 2
+    else:
+        net = with_noise(net_of_one_form(), std_share=0.6, generator=torch.Generator().manual_seed(3))
+        n_prefix = 0
+    into, late = net.lens_sites[1 if place == "bridge" else 0].hook_name, net.lens_sites[-1].hook_name
     result = measured(net, place, n_pairs=40)
+    if kind == "recursive" and place == "input":
+        assert shares(result)[OWN] == 1.0  # the token itself
     generator = derive_generator(0, "pairs")  # as there, so that the pairs are the same
     sample = QUERIES_OF[place].sample(40, generator=generator)
     pairs = draw(FACTS, place=place, queries=sample, generator=generator)
@@ -167,13 +186,13 @@ def test_one_pair_at_a_time_with_plain_hooks(place, column, into):
     def put(value, state, hook):
         del hook
         state = state.clone()
-        state[:, column] = value
+        state[:, n_prefix + column] = value
         return state
 
     answers = []
     for i in range(len(pairs.wanted)):
         _, cache = net.run_with_cache(FACTS.tokens[pairs.fact[i], None])
-        hook = (into or "blocks.0.hook_resid_pre", partial(put, cache["blocks.1.hook_resid_post"][:, 1]))
+        hook = (into, partial(put, cache[late][:, n_prefix + 1]))
         asked = pairs.queries[torch.tensor([i])]
         logits = net.run_with_hooks(asked.tokens, fwd_hooks=[hook])
         answers.append(int(logits[0, asked.answer_position[0]].argmax()))
