@@ -11,6 +11,7 @@ import time
 import pytest
 import tomli_w
 import torch
+from cut_runs import cut_at
 from torch.nn import functional as F
 
 from circuit_lab.nets import build_net
@@ -97,19 +98,9 @@ PINNED_ROWS = [271, 617, 24, 533]
 
 
 @pytest.mark.parametrize("stop", [1, 9, 13, 39])
-def test_resuming_after_any_save_ends_with_the_same_bytes(recipe, tables, tmp_path, stop, monkeypatch):
+def test_resuming_after_any_save_ends_with_the_same_bytes(recipe, tables, tmp_path, stop):
     whole = train(recipe, tmp_path / "whole", progress=False)
-    done = []
-    real = Learner.step
-
-    def step_then_fail(self, step):
-        if step == stop and not done:
-            done.append(step)
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    monkeypatch.setattr(Learner, "step", step_then_fail)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
+    with cut_at(stop):
         train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
     assert resumed.resumed_at == stop // 9 * 9

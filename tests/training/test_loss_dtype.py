@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import tomli_w
 import torch
+from cut_runs import cut_at
 from small_runs import FULL_BATCH
 from torch.nn import functional as F
 
@@ -23,7 +24,6 @@ from circuit_lab.training import (
     split_scores,
     train,
 )
-from circuit_lab.training.learner import Learner
 
 TABLES = FULL_BATCH | {
     # eps is far below the gradients of a loss of 1e-9, which the usual 1e-8 would hide.
@@ -148,19 +148,10 @@ def test_full_batches_end_with_the_same_weights_whatever_the_seed_and_drawn_ones
 
 
 @pytest.mark.parametrize(("stop", "resumed_at"), [(5, 0), (9, 9), (13, 9), (39, 36)])
-def test_a_full_batch_run_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, monkeypatch, stop, resumed_at):
+def test_a_full_batch_run_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, stop, resumed_at):
     whole = train(recipe_with(), tmp_path / "whole", progress=False)
-    real = Learner.step
-
-    def fail_at_stop(self, step):
-        if step == stop:
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_stop)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            train(recipe_with(), tmp_path / "cut", progress=False)
+    with cut_at(stop):
+        train(recipe_with(), tmp_path / "cut", progress=False)
     resumed = train(recipe_with(), tmp_path / "cut", progress=False)
     assert resumed.resumed_at == resumed_at
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cut_runs import cut_at
 
 from circuit_lab.errors import InputError
 from circuit_lab.training import load_checkpoint, parse_recipe, read_metrics, run_checkpoints, train, train_many
@@ -97,24 +98,13 @@ def test_members_do_learn_and_differ(tmp_path):
     assert all(first > last + 0.1 for first, *_, last in losses)
 
 
-def test_runs_that_stand_at_different_steps_meet(tmp_path, monkeypatch):
+def test_runs_that_stand_at_different_steps_meet(tmp_path):
     """One is finished, one is at half, one is fresh; `train` made the first two."""
-    from circuit_lab.training.learner import Learner
-
     recipes = variants(TWO_HOP)
     folders = [tmp_path / str(n) for n in range(3)]
     train(recipes[0], folders[0], progress=False)
-    real = Learner.step
-
-    def fail_at_60(self, step):
-        if step == 60:
-            raise RuntimeError("a power cut")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_60)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(recipes[1], folders[1], progress=False)
+    with cut_at(60):
+        train(recipes[1], folders[1], progress=False)
     results = train_many(dict(zip(folders, recipes, strict=True)), progress=False)
     assert [result.resumed_at for result in results.values()] == [100, 50, 0]
     for number, r in enumerate(recipes):
@@ -123,21 +113,12 @@ def test_runs_that_stand_at_different_steps_meet(tmp_path, monkeypatch):
         assert [record["step"] for record in read_metrics(folders[number])] == [0, 50, 100]
 
 
-def test_train_goes_on_with_what_was_stacked(tmp_path, monkeypatch):
+def test_train_goes_on_with_what_was_stacked(tmp_path):
     from circuit_lab.training.stacked_learner import StackedLearner
 
     recipes = dict(zip((tmp_path / "0", tmp_path / "1"), variants(MODULAR), strict=False))
-    real = StackedLearner.step
-
-    def fail_at_60(self, step):
-        if step == 60:
-            raise RuntimeError("a power cut")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(StackedLearner, "step", fail_at_60)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train_many(recipes, progress=False)
+    with cut_at(60, learner=StackedLearner):
+        train_many(recipes, progress=False)
     for folder, r in recipes.items():
         assert train(r, folder, progress=False).resumed_at == 50
         train(r, tmp_path / f"alone{folder.name}", progress=False)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from cut_runs import cut_at
 from recursive_nets import RECURSIVE, make_recursive_net
 from small_nets import make_net
 
 from circuit_lab.training import load_checkpoint, parse_recipe, train
-from circuit_lab.training.learner import Learner
 from circuit_lab.training.optimizer import part_of
 
 RECURSIVE_NET = {"kind": "recursive_transformer", "n_blocks": 1, "h_cycles": 2, "l_cycles": 1, "d_model": 12}
@@ -66,21 +66,12 @@ def test_the_frozen_weights_are_the_initial_ones(tables, tmp_path):
 @pytest.mark.parametrize(
     "net", ["attention", *(pytest.param(n, marks=pytest.mark.slow) for n in ("shared", "position_mlp"))]
 )
-def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
+def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, net):
     tables["training"]["ema_decay"] = 0.8
     recipe = recipe_with(tables, net, only=["mlp"])
     whole = train(recipe, tmp_path / "whole", progress=False)
-    real = Learner.step
-
-    def fail_at_23(self, step):
-        if step == 23:
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_23)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            train(recipe, tmp_path / "cut", progress=False)
+    with cut_at(23):
+        train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
     assert resumed.resumed_at == 18
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import tomli_w
 import torch
+from cut_runs import cut_at
 from typer.testing import CliRunner
 
 from circuit_lab.cli import app
 from circuit_lab.training import load_checkpoint, load_recipe, parse_recipe, read_metrics, train
-from circuit_lab.training.learner import Learner
 
 TABLES = {
     "task": {"kind": "modular", "p": 7, "n_train": 20},
@@ -156,23 +156,14 @@ def test_only_how_the_weights_were_first_drawn_may_differ(parent, tmp_path):
             train(child_recipe(parent, net=TABLES["net"] | change), tmp_path / name, progress=False)
 
 
-def test_a_finished_child_called_again_keeps_its_bytes_and_a_cut_one_ends_with_them(parent, tmp_path, monkeypatch):
+def test_a_finished_child_called_again_keeps_its_bytes_and_a_cut_one_ends_with_them(parent, tmp_path):
     recipe = child_recipe(parent, training=TABLES["training"] | {"n_steps": 30, "resume_every": 7})
     whole = train(recipe, tmp_path / "whole", progress=False)
     before = whole.checkpoint.read_bytes()
     assert train(recipe, tmp_path / "whole", progress=False).resumed_at == 30
     assert whole.checkpoint.read_bytes() == before
-    real = Learner.step
-
-    def fail_at_12(self, step):
-        if step == 12:
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_12)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            train(recipe, tmp_path / "cut", progress=False)
+    with cut_at(12):
+        train(recipe, tmp_path / "cut", progress=False)
     cut = train(recipe, tmp_path / "cut", progress=False)
     assert cut.resumed_at == 7  # from its own save, not from the parent's weights again
     assert cut.checkpoint.read_bytes() == before

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cut_runs import cut_at
 from torch.nn import functional as F
 
 from circuit_lab.nets import build_net
@@ -65,20 +66,11 @@ def test_the_gradient_of_all_cycles_is_another(tables):
 
 
 @pytest.mark.parametrize("net", ["last cycle", *(pytest.param(n, marks=pytest.mark.slow) for n in [*NETS][1:])])
-def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
+def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, net):
     recipe = recipe_with(tables, net)
     whole = train(recipe, tmp_path / "whole", progress=False)
-    real = Learner.step
-
-    def fail_at_10(self, step):
-        if step == 10:
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_10)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            train(recipe, tmp_path / "cut", progress=False)
+    with cut_at(10):
+        train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
     assert resumed.resumed_at == 8
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
@@ -86,7 +78,7 @@ def test_a_cut_run_ends_with_the_same_bytes(tables, tmp_path, monkeypatch, net):
 
 
 @pytest.mark.slow
-def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(tables, tmp_path, monkeypatch):
+def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(tables, tmp_path):
     """Its own seed would draw others, and a resume state holds no streams, for they are not trained."""
     parent = train(recipe_with(tables, "last cycle"), tmp_path / "parent", progress=False)
     other_seed = {"net": NETS["last cycle"] | {"init_seed": 7}, "parent": {"checkpoint": str(parent.run)}}
@@ -98,18 +90,8 @@ def test_a_child_runs_on_its_parents_initial_streams_even_after_an_interruption(
         assert torch.equal(its[name], theirs[name]) and not torch.equal(its[name], fresh[name])
     first, last = read_metrics(child.run)[0], read_metrics(parent.run)[-1]
     assert {k: v for k, v in first.items() if "/" in k} == {k: v for k, v in last.items() if "/" in k}
-
-    real = Learner.step
-
-    def fail_at_11(self, step):
-        if step == 11:
-            raise RuntimeError("pulled the plug")
-        return real(self, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Learner, "step", fail_at_11)
-        with pytest.raises(RuntimeError, match="pulled the plug"):
-            train(recipe, tmp_path / "cut", progress=False)
+    with cut_at(11):
+        train(recipe, tmp_path / "cut", progress=False)
     resumed = train(recipe, tmp_path / "cut", progress=False)
     assert resumed.resumed_at == 8
     assert resumed.checkpoint.read_bytes() == child.checkpoint.read_bytes()
