@@ -78,7 +78,7 @@ clean:
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,onnx]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,onnx,cluster]'
 	touch $@
 
 .venv/installed-docs: .venv/installed

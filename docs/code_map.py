@@ -9,14 +9,27 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "circuit_lab"
 PAGE = ROOT / "docs" / "map.md"
-ORDER = ("tasks", "nets", "training", "measures", "verdict", "importers", "report", "exporters", "studies", "cli")
+ORDER = (
+    "tasks",
+    "nets",
+    "training",
+    "sweeps",
+    "measures",
+    "verdict",
+    "importers",
+    "report",
+    "exporters",
+    "studies",
+    "cli",
+)
 """From what needs nothing to what needs everything; a new sub-package must be given its place."""
 INTRODUCTION = """# Map of the code
 
 Each folder and module in one line: the first line of its docstring.
 Written by `docs/code_map.py` (`make docs`), not by hand.
 
-Imports point one way: tasks, nets < training, measures < verdict, importers < report, exporters < studies < cli.
+Imports point one way:
+tasks, nets < training, measures < verdict, importers, sweeps < report, exporters < studies < cli.
 """
 
 

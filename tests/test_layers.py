@@ -15,7 +15,7 @@ LAYERS = [
     {"errors"},
     {"tasks", "nets"},
     {"training", "measures"},
-    {"verdict", "importers"},
+    {"verdict", "importers", "sweeps"},
     {"report", "exporters"},
     {"studies"},
     {"cli"},

@@ -16,6 +16,8 @@ from circuit_lab.cli.report import EPILOG as REPORT_EPILOG
 from circuit_lab.cli.report import report_command
 from circuit_lab.cli.reproduce import EPILOG as REPRODUCE_EPILOG
 from circuit_lab.cli.reproduce import reproduce_command
+from circuit_lab.cli.sweep import EPILOG as SWEEP_EPILOG
+from circuit_lab.cli.sweep import sweep_command
 from circuit_lab.cli.train import EPILOG as TRAIN_EPILOG
 from circuit_lab.cli.train import train_command
 
@@ -31,6 +33,7 @@ app.command("diagnose", epilog=DIAGNOSE_EPILOG)(diagnose_command)
 app.command("report", epilog=REPORT_EPILOG)(report_command)
 app.command("compare", epilog=COMPARE_EPILOG)(compare_command)
 app.command("train", epilog=TRAIN_EPILOG)(train_command)
+app.command("sweep", epilog=SWEEP_EPILOG)(sweep_command)
 app.command("reproduce", epilog=REPRODUCE_EPILOG)(reproduce_command)
 app.command("import", epilog=IMPORT_EPILOG)(import_command)
 app.command("export", epilog=EXPORT_EPILOG)(export_command)

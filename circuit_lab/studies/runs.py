@@ -1,20 +1,14 @@
-"""Training the runs of studies: several at once, each continued where it stopped."""
+"""Training the runs of studies, parents before their children."""
 
-import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-
-from tqdm import tqdm
 
 from circuit_lab.errors import InputError
 from circuit_lab.studies.recipes import recipe_of
 from circuit_lab.studies.study import StudyRun
-from circuit_lab.training import Recipe, latest_checkpoint, read_metrics, train
+from circuit_lab.sweeps import train_fleet
+from circuit_lab.training import Recipe, latest_checkpoint
 from circuit_lab.training.run_folder import checkpoint_path
-
-_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def with_parents(runs: Iterable[StudyRun]) -> tuple[StudyRun, ...]:
@@ -49,19 +43,23 @@ def train_runs(
         runs: The runs.
         folder: Where the runs of this scale lie, one folder for each.
         scale: One of `SCALES`.
-        n_jobs: Processes; each trains one run at a time.
+        n_jobs: Processes.
         device: As in `train`.
         progress: Whether to show a bar with the time left.
 
-    Whatever `train` refuses is an InputError.
+    Raises:
+        InputError: For whatever `train` refuses, once all others are trained.
     """
     everything = with_parents(runs)
     for generation in sorted({run.generation for run in everything}):
-        planned = [(recipe_at(run, folder, scale=scale), folder / run.place) for run in everything]
-        of_generation = [pair for run, pair in zip(everything, planned, strict=True) if run.generation == generation]
-        waiting = [(recipe, out) for recipe, out in of_generation if not is_finished(recipe, out)]
-        with _bar(waiting, label=f"training {len(waiting)} runs", show=progress and bool(waiting)):
-            _train_all(waiting, n_jobs=n_jobs, device=device)
+        planned = {
+            folder / run.place: recipe_at(run, folder, scale=scale)
+            for run in everything
+            if run.generation == generation
+        }
+        problems = train_fleet(planned, n_jobs=n_jobs, device=device, progress=progress)
+        if problems:
+            raise InputError("; ".join(problems.values()))
 
 
 def recipe_at(run: StudyRun, folder: Path, *, scale: str) -> Recipe:
@@ -72,61 +70,6 @@ def recipe_at(run: StudyRun, folder: Path, *, scale: str) -> Recipe:
     return recipe_of(run, scale, parent_checkpoint=checkpoint_path(folder / run.parent.place, parent.training.n_steps))
 
 
-def is_finished(recipe: Recipe, out: Path) -> bool:
-    """Whether a run folder has the last checkpoint of a recipe."""
-    return checkpoint_path(out, recipe.training.n_steps).is_file()
-
-
 def last_checkpoint(run: StudyRun, folder: Path) -> Path:
     """The last checkpoint of a run."""
     return latest_checkpoint(folder / run.place)
-
-
-def _train_all(waiting: Sequence[tuple[Recipe, Path]], *, n_jobs: int, device: str) -> None:
-    if n_jobs == 1 or len(waiting) <= 1:
-        for recipe, out in waiting:
-            train(recipe, out, device=device, progress=False)
-        return
-    from joblib import Parallel, delayed, parallel_config
-
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        Parallel(n_jobs=min(n_jobs, len(waiting)))(
-            delayed(_train_quietly)(recipe, out, device) for recipe, out in waiting
-        )
-
-
-def _train_quietly(recipe: Recipe, out: Path, device: str) -> None:
-    train(recipe, out, device=device, progress=False)
-
-
-@contextmanager
-def _bar(waiting: Sequence[tuple[Recipe, Path]], *, label: str, show: bool) -> Iterator[None]:
-    """A bar over the steps of all runs, read from their metrics, whichever process trains them."""
-    if not show:
-        yield
-        return
-    done = threading.Event()
-    total = sum(recipe.training.n_steps for recipe, _ in waiting)
-    with tqdm(total=total, initial=_steps_done(waiting), desc=label, unit="step") as bar:
-
-        def look() -> None:
-            while not done.wait(_SECONDS_BETWEEN_LOOKS):
-                bar.update(_steps_done(waiting) - bar.n)
-
-        watcher = threading.Thread(target=look, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-            bar.update(_steps_done(waiting) - bar.n)
-
-
-def _steps_done(waiting: Sequence[tuple[Recipe, Path]]) -> int:
-    """Steps that the metrics of the runs speak of, together."""
-    steps = 0
-    for _, out in waiting:
-        records = read_metrics(out) if os.path.lexists(out) else []
-        steps += records[-1]["step"] if records else 0
-    return steps

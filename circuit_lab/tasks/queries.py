@@ -62,7 +62,13 @@ class Queries:
         )
 
     def column(self, position: str) -> int:
-        """Where the position of this name stands, as a column of `tokens`.
+        """Where a position stands.
+
+        Args:
+            position: Its name, one of `position_names`.
+
+        Returns:
+            The column of `tokens`.
 
         Raises:
             ValueError: If there is none of this name.

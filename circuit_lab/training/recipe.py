@@ -258,8 +258,26 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Returns:
         The recipe, checked.
 
+    A file that is missing or malformed and a key or value that is not allowed are each an InputError that says which,
+    and what is allowed.
+    """
+    tables = read_tables(path)
+    for override in overrides:
+        _apply(tables, override)
+    return parse_recipe(tables, source=str(path))
+
+
+def read_tables(path: str | Path) -> dict[str, Any]:
+    """The tables of a recipe file, unchecked.
+
+    Args:
+        path: A TOML file.
+
+    Returns:
+        The tables.
+
     Raises:
-        InputError: If the file is missing or malformed, or a key or value is not allowed; says which, and what is.
+        InputError: If the file is missing or is not TOML.
     """
     path = Path(path)
     if file_kind(path, what="recipe") == "folder":
@@ -267,12 +285,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     with open_regular(path, what="recipe", max_bytes=_MAX_BYTES) as file:
         content = file.read()
     try:
-        tables = tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors, too
         raise InputError(f"{path} is not valid TOML: {short(error, _MAX_SHOWN)}") from error
-    for override in overrides:
-        _apply(tables, override)
-    return parse_recipe(tables, source=str(path))
 
 
 def parse_recipe(tables: dict[str, Any], *, source: str) -> Recipe:
@@ -336,10 +351,25 @@ def _apply(tables: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text
+    set_key(tables, key, value, source=f"--set {override!r}")
+
+
+def set_key(tables: dict[str, Any], key: str, value: Any, *, source: str) -> None:
+    """Set one dotted key in the tables of a recipe.
+
+    Args:
+        tables: Are changed.
+        key: Such as "training.n_steps".
+        value: What it is set to.
+        source: Who asks, for messages.
+
+    Raises:
+        InputError: If the key leads through something that is no table.
+    """
     *parents, last = key.split(".")
     table = tables
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise InputError(f"--set {override!r}: {parent!r} is a value, not a table, so it has no key {last!r}")
+            raise InputError(f"{source}: {parent!r} is a value, not a table, so it has no key {last!r}")
     table[last] = value
