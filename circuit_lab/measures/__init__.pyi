@@ -38,6 +38,7 @@ from .modular.progress_measures import (
     weight_spectra,
 )
 from .modular.toy_model import ToyModelConfig, ToyModelRun, closed_form_ratio, two_circuit_toy_model
+from .modular.transition import Transition, accuracy_transition
 from .modular.trig_decomposition import (
     KEY_SHARE,
     PartsOnSplit,
@@ -155,12 +156,14 @@ __all__ = [
     "Target",
     "ToyModelConfig",
     "ToyModelRun",
+    "Transition",
     "TrigDecomposition",
     "WeightNorms",
     "WeightSpectra",
     "Writer",
     "ablation",
     "ablation_components",
+    "accuracy_transition",
     "activation_patching",
     "all_edges",
     "answer_logits",

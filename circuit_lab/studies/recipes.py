@@ -21,14 +21,21 @@ SCALES: Mapping[str, str] = MappingProxyType(
 )
 """Scale -> what a run of it costs."""
 
-_SMOKE: Mapping[str, Mapping[str, Any]] = {
-    "task": {"n_entities": 12, "n_relations": 7, "out_degree": 5, "ood_share": 0.3, "test_id_share": 0.1},
+_TINY: Mapping[str, Mapping[str, Any]] = {
     "net": {"d_model": 16, "n_heads": 2, "d_mlp": 32},
-    "training": {"n_steps": 40, "batch_size": 32, "resume_every": 20},
+    "training": {"n_steps": 40, "resume_every": 20},
     "evaluation": {"every": 20},
     "checkpoints": {"every": 20},
 }
-"""What makes a small recipe one of seconds; settings that a recipe does not have are left out."""
+_SMOKE: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "two_hop": {
+        **_TINY,
+        "task": {"n_entities": 12, "n_relations": 7, "out_degree": 5, "ood_share": 0.3, "test_id_share": 0.1},
+        "training": {**_TINY["training"], "batch_size": 32},
+    },
+    "modular": {**_TINY, "task": {"p": 11}},
+}
+"""Kind of task -> what makes a small recipe one of seconds; settings that a recipe does not have are left out."""
 
 
 def base_tables(net: str, scale: str) -> dict[str, Any]:
@@ -53,7 +60,7 @@ def base_tables(net: str, scale: str) -> dict[str, Any]:
         raise InputError(f"no recipe {path}; there are recipes of: {', '.join(known)}")
     tables = tomllib.loads(path.read_text(encoding="utf-8"))
     if scale == "smoke":
-        for name, settings in _SMOKE.items():
+        for name, settings in _SMOKE[tables["task"]["kind"]].items():
             tables[name] |= {key: value for key, value in settings.items() if key in tables[name]}
     return tables
 

@@ -23,10 +23,10 @@ def results_page() -> str:
     return module.page()
 
 
-def test_there_are_seven_studies():
+def test_every_folder_with_a_study_is_found():
     assert STUDIES == (
-        "augmentation_regimes", "fake_grokking", "identical_paths", "natural_language", "no_sharing", "second_hop",
-        "transfer",
+        "augmentation_regimes", "efficiency", "fake_grokking", "identical_paths", "natural_language", "no_sharing",
+        "second_hop", "transfer", "ungrokking",
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ def test_the_callers_settings_stay_as_they_are():
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("net", ["universal", "shared", "standard", "recursive"])
+@pytest.mark.parametrize("net", ["universal", "shared", "standard", "recursive", "modular"])
 def test_every_net_has_a_recipe_at_every_scale(net, scale):
     assert recipe_of(StudyRun(net, net, 0), scale).training.n_steps > 0
 
@@ -66,7 +66,7 @@ def test_every_net_has_a_recipe_at_every_scale(net, scale):
 def test_what_is_not_there_is_named():
     with pytest.raises(InputError, match="unknown scale 'tiny'; the scales are: smoke, small, medium, paper"):
         recipe_of(RUN, "tiny")
-    with pytest.raises(InputError, match=r"no recipe .*mamba-small.toml; there are recipes of: recursive, shared"):
+    with pytest.raises(InputError, match=r"mamba-small.toml; there are recipes of: modular, recursive, shared"):
         recipe_of(StudyRun("mamba", "mamba", 0), "small")
 
 

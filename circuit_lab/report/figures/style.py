@@ -31,13 +31,13 @@ _TITLE_COLUMNS = 92
 """Characters of a title in a line of 1,000 pixels."""
 
 
-def wrapped(title: str) -> str:
-    """The title in lines that fit a notebook's width.
+def wrapped(title: str, columns: int = _TITLE_COLUMNS) -> str:
+    """The title in lines of at most so many characters; by default such that fit a notebook's width.
 
-    >>> wrapped("above<br>below")
-    'above<br>below'
+    >>> wrapped("above<br>below"), wrapped("one two", 4)
+    ('above<br>below', 'one<br>two')
     """
-    return "<br>".join(line for part in title.split("<br>") for line in textwrap.wrap(part, _TITLE_COLUMNS))
+    return "<br>".join(line for part in title.split("<br>") for line in textwrap.wrap(part, columns))
 
 
 def layer_in_words(name: str) -> str:

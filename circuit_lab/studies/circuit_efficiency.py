@@ -1,0 +1,97 @@
+"""Nets of modular arithmetic, pure and retrained: the runs that the studies of [Varma] (arXiv 2309.02390) share.
+
+Sizes are shares of all pairs, so that they mean the same at every scale. In [Varma] at p = 113: ungrokking between .03
+and .12 of the pairs, semi-grokking between .12 and .16. Pairs of one seed are nested.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from circuit_lab.studies.study import StudyRun
+
+NET = "modular"
+"""The base recipe of all of them: `analyses/recipes/modular-<scale>.toml`."""
+SUM = "a+b"
+DECAYS = (0.6, 1.0, 1.8)
+"""Weight decays; [Nanda] and [Varma] train at 1."""
+DECAY = 1.0
+GROKKED = 0.4
+"""Share of the pairs at which nets grok within the recipe's steps."""
+GENERALISED = (0.4, 0.5, 0.6)
+MEMORISED = (0.043, 0.086, 0.172, 0.345)
+"""Shares with random labels: 150, 300, 600 and 1,200 pairs at small scale."""
+RETRAINED = (0.029, 0.041, 0.057, 0.081, 0.115, 0.163, 0.23)
+"""Shares that grokked nets are trained on with: geometric, by a factor of the square root of 2."""
+RANDOM_LABELS = ("random", "random_commutative")
+_MEMORISING_STEPS, _RETRAINING_STEPS = 0.8, 2 / 3
+_NAMES: Mapping[str, str] = MappingProxyType({"a/b": "quotient", "S5: ab": "S5"})
+"""Operations that no folder may be called."""
+
+
+def trained(
+    seed: int, *, share: float = GROKKED, decay: float = DECAY, operation: str = SUM, steps: float = 1.0
+) -> StudyRun:
+    """A net trained from its initial weights on true labels.
+
+    Args:
+        seed: Seed.
+        share: Share of the pairs it is trained on.
+        decay: Weight decay.
+        operation: What it computes.
+        steps: Length, as a multiple of the base recipe's.
+
+    Returns:
+        The run.
+    """
+    settings = {**_task(operation, share, seed), "optimizer.weight_decay": decay}
+    length = "" if steps == 1 else f"/steps={steps:g}"
+    return StudyRun(NET, f"{_folder(operation)}/share={share:g}/decay={decay:g}{length}", seed, settings, steps=steps)
+
+
+def memorising(seed: int, labels: str, *, share: float, decay: float = DECAY) -> StudyRun:
+    """A net trained on random labels, which only rote can learn.
+
+    Args:
+        seed: Seed, of the labels too.
+        labels: One of `RANDOM_LABELS`.
+        share: Share of the pairs it is trained on.
+        decay: Weight decay.
+
+    Returns:
+        The run.
+    """
+    settings = {"task.train_share": share, "task.labels": labels, "task.label_seed": seed}
+    settings |= {"optimizer.weight_decay": decay, "checkpoints.every": 3000}
+    name = f"modular/{labels}/share={share:g}/decay={decay:g}"
+    return StudyRun(NET, name, seed, settings, steps=_MEMORISING_STEPS)
+
+
+def retrained(seed: int, *, share: float, decay: float = DECAY, operation: str = SUM, steps: float = 1.0) -> StudyRun:
+    """A net that had grokked, trained on with fewer of its pairs.
+
+    Args:
+        seed: Seed.
+        share: Share of the pairs it is trained on with.
+        decay: Weight decay, also that of its first training.
+        operation: What it computes.
+        steps: Length of its first training, as in `trained`.
+
+    Returns:
+        The run.
+    """
+    parent = trained(seed, decay=decay, operation=operation, steps=steps)
+    settings = {"task.train_share": share, "optimizer.weight_decay": decay, "checkpoints.every": 2500}
+    name = f"retrained/{parent.name.removeprefix('modular/')}/share={share:g}"
+    return StudyRun(NET, name, seed, settings, steps=_RETRAINING_STEPS, parent=parent)
+
+
+def _task(operation: str, share: float, seed: int) -> dict[str, Any]:
+    """The settings that say which task; a whole table where the recipe's prime must go."""
+    if operation.startswith("S5"):
+        return {"task": {"kind": "modular", "operation": operation, "train_share": share, "seed": seed}}
+    return {"task.operation": operation, "task.train_share": share}
+
+
+def _folder(operation: str) -> str:
+    return f"modular/{_NAMES.get(operation, operation)}"
