@@ -50,7 +50,11 @@ def runs_of(seed: int) -> list[tuple[StudyRun, str, float]]:
         for share in MEMORISED
         for decay in DECAYS
     ]
-    pure = [(trained(seed, share=share, decay=decay), GENERALISING, decay) for share in GENERALISED for decay in DECAYS]
+    pure = [
+        (trained(seed, share=share, decay=decay, steps=steps), GENERALISING, decay)
+        for share, steps in GENERALISED.items()
+        for decay in DECAYS
+    ]
     return rote + pure
 
 

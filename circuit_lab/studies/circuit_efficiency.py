@@ -18,7 +18,8 @@ DECAYS = (0.6, 1.0, 1.8)
 DECAY = 1.0
 GROKKED = 0.4
 """Share of the pairs at which nets grok within the recipe's steps."""
-GENERALISED = (0.4, 0.5, 0.6)
+GENERALISED: Mapping[float, float] = MappingProxyType({0.4: 1.0, 0.5: 0.7, 0.6: 0.5})
+"""Share -> length as a multiple of the recipe's: with more pairs nets grok sooner, and each step takes longer."""
 MEMORISED = (0.043, 0.086, 0.172, 0.345)
 """Shares with random labels: 150, 300, 600 and 1,200 pairs at small scale."""
 RETRAINED = (0.029, 0.041, 0.057, 0.081, 0.115, 0.163, 0.23)
