@@ -20,8 +20,8 @@ from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
 from circuit_lab.studies.circuit_efficiency import DECAY, DECAYS, RETRAINED, SUM, retrained
 from circuit_lab.tasks import ModularTask
 
-OPERATIONS = ("a-b", "a*b", "a^2+b^2", "S5: ab")
-"""Beside a+b, which is tried at every decay and size."""
+OPERATIONS = ("a*b", "a^2+b^2", "a^2+ab+b^2")
+"""Beside a+b, which is tried at every decay and size: operations that grok within the small recipe's steps."""
 FEW = RETRAINED[::2]
 """Sizes tried with the other operations."""
 ACCURACY, BEFORE = "test accuracy", "test accuracy before"
@@ -195,7 +195,7 @@ CLAIMS = (
             value=drop(condition_of(operation, DECAY)),
             chance=0.0,
         )
-        for operation, label in zip(OPERATIONS, ("difference", "product", "squares", "permutations"), strict=True)
+        for operation, label in zip(OPERATIONS, ("product", "squares", "quadratic_form"), strict=True)
     ),
 )
 

@@ -40,7 +40,7 @@ def timeline_panels(
         cols=n_cols,
         shared_xaxes=n_cols == 1,
         subplot_titles=list(conditions),
-        vertical_spacing=0.2 / n_rows,
+        vertical_spacing=(0.2 if n_cols == 1 else 0.3) / n_rows,
         horizontal_spacing=0.08,
     )
     for place, condition in enumerate(conditions):
@@ -55,7 +55,7 @@ def timeline_panels(
             bold = {"line": {"width": 2.5, "color": colour}, "showlegend": place == 0}
             figure.add_scatter(x=mean.index, y=mean, **bold, **style)
         figure.update_yaxes(title_text="share", range=[-0.03, 1.03], row=row, col=col)
-        if n_cols > 1 or row == n_rows:
+        if place >= len(conditions) - n_cols:
             figure.update_xaxes(title_text="optimiser steps", row=row, col=col)
     title = wrapped(f"{title}: mean of {rows['seed'].nunique()} seeds (bold) and each seed")
     width = 1000 if n_cols == 1 else 1100
