@@ -150,8 +150,9 @@ class HookedRecursiveTransformer(TiedRootModule):
                 resuming.
             start_at: Label or hook name of a lens site: resume from there, running only the steps after it. Those run
                 whole, with all their hooks; no hook before them fires.
-            residual: The states at `sites_to_resume(net.lens_sites, start_at)`, the `n_positions` rows of one behind
-                those of the other: the later steps read the other stream and the input, too.
+            residual: The states at `sites_to_resume(net.lens_sites, start_at)`, the rows of one behind those of the
+                other, as many of each: the later steps read the other stream and the input, too. A state has
+                `n_positions` rows, or fewer where fewer tokens were read.
             answer_only: Return only the logits at `answer_position`. While the unembedding has a hook it is applied to
                 all positions, so that a hook always sees the same shapes.
             answer_position: The position of each row, counted without the prefix, whose logits are wanted; the last by
@@ -214,11 +215,14 @@ class HookedRecursiveTransformer(TiedRootModule):
         labels = " and ".join(repr(site.label) for site in needed)
         if residual is None:
             raise ValueError(f"start_at = {start_at!r} needs residual, the state at {labels}; it is None")
-        n_rows = self.cfg.n_positions
-        if residual.shape[1] != n_rows * len(needed):
+        n_rows, left_over = divmod(residual.shape[1], len(needed))
+        most = self.cfg.n_positions
+        fewest = most if self.cfg.token_mixing == "position_mlp" else self.cfg.n_prefix + 1
+        if left_over or not fewest <= n_rows <= most:
+            each, together = (_span(n * fewest, n * most) for n in (1, len(needed)))
             raise ValueError(
-                f"start_at = {start_at!r} needs residual to be the state at {labels}, of {n_rows} positions each, "
-                f"one behind the other: {n_rows * len(needed)} rows; got shape {list(residual.shape)}"
+                f"start_at = {start_at!r} needs residual to be the state at {labels}, of {each} positions each, as "
+                f"many of each, one behind the other: {together} rows; got shape {list(residual.shape)}"
             )
         state_of = {site.stream: state for site, state in zip(needed, residual.split(n_rows, dim=1), strict=True)}
         initial = {"z_L": self.z_L_init, "z_H": self.z_H_init}
@@ -266,3 +270,12 @@ class HookedRecursiveTransformer(TiedRootModule):
         if is_hooked(self.unembed):
             return at_position(self.logits_at(answer_stream), position)
         return self.logits_at(at_position(answer_stream, position))
+
+
+def _span(fewest: int, most: int) -> str:
+    """How many there may be, in words.
+
+    >>> _span(3, 7), _span(7, 7)
+    ('3 to 7', '7')
+    """
+    return f"{most}" if fewest == most else f"{fewest} to {most}"

@@ -6,18 +6,27 @@ whatever backend; what is finished is left as it is.
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from circuit_lab.errors import InputError
-from circuit_lab.sweeps.backends import check_backend, on_workers
+from circuit_lab.sweeps.backends import check_backend, on_cluster, on_processes
 from circuit_lab.tasks import build_task
-from circuit_lab.training import Recipe, checkpoint_path, read_metrics, resolve_device, train, train_many
+from circuit_lab.training import (
+    Recipe,
+    TrainingInterrupted,
+    is_finished,
+    read_metrics,
+    resolve_device,
+    train,
+    train_many,
+)
 from circuit_lab.training.stacked_learner import shared_settings
 
 STACK_ON_GPU = 32
@@ -53,29 +62,51 @@ def train_fleet(
         progress: Whether to show a bar over the steps of all runs, with the time left.
 
     Returns:
-        Run folder -> what is wrong, for runs that could not be trained; they stop no other.
+        Run folder -> what is wrong, for runs that could not be trained or whose folder holds another run; they stop no
+        other.
 
-    A backend that is unknown, not installed or out of reach is an InputError. Ctrl-C saves every run that is being
-    trained, as in `train`.
+    Raises:
+        InputError: If the backend is unknown, not installed or out of reach, or a number is below 1.
+        TrainingInterrupted: After SIGINT or SIGTERM, when every run is saved; on a cluster, runs go on from their last
+            save.
     """
     check_backend(backend, address=address)
+    for name, number in (("n_jobs", n_jobs), ("stack_size", stack_size)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
     resolve_device(device)  # before anything is built
-    waiting = {folder: recipe for folder, recipe in runs.items() if not is_finished(recipe, folder)}
+    waiting, problems = _unfinished(runs)
     if not waiting:
-        return {}
+        return problems
     stacks = stacked(waiting, size=default_stack_size(device) if stack_size is None else stack_size)
+    calls = [(stack, device, str(Path.cwd())) for stack in stacks]
+    n_jobs, stopped_by = min(n_jobs, len(stacks)), None
     with _bar(list(waiting.items()), label=f"training {len(waiting)} runs", show=progress):
-        if backend == "loky" and (n_jobs == 1 or len(stacks) == 1):
-            problems = [_train_stack(stack, device, str(Path.cwd())) for stack in stacks]
+        if backend != "loky":
+            try:
+                found = on_cluster(_in_worker, calls, n_jobs=n_jobs, backend=backend, address=address)
+            except KeyboardInterrupt:
+                found, stopped_by = [], signal.SIGINT
+        elif n_jobs > 1:
+            found, stopped_by = on_processes(_in_process, calls, n_jobs=n_jobs)
         else:
-            jobs = [(stack, device, str(Path.cwd())) for stack in stacks]
-            problems = on_workers(_train_stack, jobs, n_jobs=min(n_jobs, len(stacks)), backend=backend, address=address)
-    return {folder: problem for of_stack in problems for folder, problem in of_stack.items()}
+            found = [_trained(stack, device) for stack in stacks]
+    if stopped_by is not None:
+        common = os.path.commonpath([folder.absolute() for folder in waiting])
+        raise TrainingInterrupted(Path(common), _steps_done(list(waiting.items())), stopped_by)
+    return problems | {folder: problem for of_stack in found for folder, problem in of_stack.items()}
 
 
-def is_finished(recipe: Recipe, folder: Path) -> bool:
-    """Whether a run folder has the last checkpoint of a recipe."""
-    return checkpoint_path(folder, recipe.training.n_steps).is_file()
+def _unfinished(runs: Mapping[Path, Recipe]) -> tuple[dict[Path, Recipe], dict[Path, str]]:
+    """Runs that are not finished, and what is wrong with folders that hold other ones."""
+    waiting, problems = {}, {}
+    for folder, recipe in runs.items():
+        try:
+            if not is_finished(folder, recipe):
+                waiting[folder] = recipe
+        except (ValueError, OSError) as error:
+            problems[folder] = str(error)
+    return waiting, problems
 
 
 def default_stack_size(device: str) -> int:
@@ -84,45 +115,61 @@ def default_stack_size(device: str) -> int:
 
 
 def stacked(runs: Mapping[Path, Recipe], *, size: int) -> list[Stack]:
-    """Runs in stacks: of one architecture, length and size of task, at most `size` in each, the longest first."""
+    """Runs in stacks of at most `size`: of one architecture, length and size of task; the longest first."""
     groups: dict[str, Stack] = {}
     for folder, recipe in runs.items():
-        groups.setdefault(str(folder) if size == 1 else _fits_with(recipe), []).append((folder, recipe))
+        groups.setdefault(str(folder) if size == 1 else _fits_with(folder, recipe), []).append((folder, recipe))
     stacks = [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
     return sorted(stacks, key=lambda stack: -stack[0][1].training.n_steps * len(stack))
 
 
-def _fits_with(recipe: Recipe) -> str:
-    """What recipes of one stack have in common, in a form that can be compared."""
-    task = build_task(recipe.task)
-    return json.dumps([shared_settings(recipe), task.d_vocab, task.d_vocab_out, task.n_ctx], sort_keys=True)
+def _fits_with(folder: Path, recipe: Recipe) -> str:
+    """What recipes of one stack have in common, in a form that can be compared; a run without a task stands alone."""
+    try:
+        return json.dumps(shared_settings(recipe, build_task(recipe.task)), sort_keys=True)
+    except (ValueError, OSError):  # its training says what is wrong
+        return str(folder)
 
 
-def _train_stack(stack: Stack, device: str, here: str) -> dict[Path, str]:
-    """Train one stack quietly in a working folder; returns what is wrong with each run that cannot be trained.
+def _in_process(stack: Stack, device: str, here: str) -> dict[Path, str]:
+    """Train one stack in a process of its own; a signal ends it when all is saved, and leaves the process whole."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # but for those that training notes
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        return _in_worker(stack, device, here)
+    except TrainingInterrupted:  # `train_fleet` knows of the signal, too
+        return {}
 
-    What a stack as a whole is refused for, such as a lock of one folder, is found run by run.
-    """
-    with chdir(here):  # relative paths of runs and parents are those of the process that asked
-        return _trained(stack, device)
+
+def _in_worker(stack: Stack, device: str, here: str) -> dict[Path, str]:
+    """Train one stack where another process, or machine, asked for it."""
+    os.chdir(here)  # relative paths of runs, parents and data are those of who asked
+    return _trained(stack, device)
 
 
 def _trained(stack: Stack, device: str) -> dict[Path, str]:
-    if len(stack) > 1:
+    """Train one stack quietly; returns what is wrong with each run that cannot be trained.
+
+    What a stack is refused for, such as a lock of one folder, is looked for in its halves.
+    """
+    if len(stack) == 1:
+        ((folder, recipe),) = stack
         try:
-            train_many(dict(stack), device=device, progress=False)
-        except InputError:
-            pass
-        else:
-            return {}
-    problems = {}
-    for folder, recipe in stack:
-        if not is_finished(recipe, folder):
-            try:
-                train(recipe, folder, device=device, progress=False)
-            except InputError as error:
-                problems[folder] = str(error)
-    return problems
+            train(recipe, folder, device=device, progress=False)
+        except (ValueError, OSError) as error:
+            return {folder: str(error)}
+        return {}
+    try:
+        train_many(dict(stack), device=device, progress=False)
+    except (ValueError, OSError):
+        left, problems = _unfinished(dict(stack))
+        items = list(left.items())
+        # Where some were trained, the others diverged; where none was, one of them was refused.
+        size = 1 if len(items) < len(stack) else len(items) // 2
+        for start in range(0, len(items), size):
+            problems |= _trained(items[start : start + size], device)
+        return problems
+    return {}
 
 
 @contextmanager
@@ -153,9 +200,10 @@ def _bar(waiting: Stack, *, label: str, show: bool) -> Iterator[None]:
 
 
 def _steps_done(waiting: Stack) -> int:
-    """Steps that the metrics of the runs speak of, together."""
+    """Steps that the metrics of the runs speak of, together; those of damaged files are not counted."""
     steps = 0
     for folder, _ in waiting:
-        records = read_metrics(folder) if os.path.lexists(folder) else []
-        steps += records[-1]["step"] if records else 0
+        with suppress(InputError):
+            records = read_metrics(folder) if os.path.lexists(folder) else []
+            steps += records[-1]["step"] if records else 0
     return steps

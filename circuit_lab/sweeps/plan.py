@@ -24,7 +24,7 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,10 +34,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from circuit_lab.errors import InputError, short
 from circuit_lab.tasks.safe_files import open_regular
+from circuit_lab.tasks.task_spec import CONFIG_OF_KIND
 from circuit_lab.training import Recipe, parse_recipe
 from circuit_lab.training.recipe import read_tables, set_key
 
 MAX_RUNS = 100_000
+RESULT_COLUMNS = (
+    "run",
+    "seed",
+    "step",
+    "finished",
+    "split",
+    "accuracy",
+    "low",
+    "high",
+    "n",
+    "chance",
+    "loss",
+    "weight_norm",
+    "softmax_collapse",
+)
+"""Columns of the table of results that are no axes."""
+_SEED_KEYS = ("task.seed", "net.init_seed", "training.seed")
 _MAX_BYTES = 2**20
 _MAX_NAME = 150
 """Characters of a run's folder name; most file systems take 255 bytes."""
@@ -64,7 +82,9 @@ class _SweepFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     recipe: str
-    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = 1
+    seeds: (
+        Annotated[int, Field(ge=1, le=MAX_RUNS)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    ) = 1
     set: dict[str, Any] = {}
     axes: dict[str, Any] = {}
     variants: dict[str, dict[str, dict[str, Any]]] = {}
@@ -97,9 +117,10 @@ def load_sweep(path: str | Path) -> tuple[SweepRun, ...]:
     if len(set(seeds)) < len(seeds):
         raise InputError(f"sweep {path}: seeds must differ, got {short(seeds)}")
     base = read_tables(path.parent / given.recipe)
+    axes = _axes(given, path)
+    _check_keys(given, axes, path)
     for key, value in _leaves(given.set):
         set_key(base, key, value, source=f"sweep {path}")
-    axes = _axes(given, path)
     n_runs = math.prod(len(axis.points) for axis in axes) * len(seeds)
     if n_runs > MAX_RUNS:
         raise InputError(f"sweep {path}: {n_runs} runs; at most {MAX_RUNS} are made of one file")
@@ -143,19 +164,21 @@ def _axes(given: _SweepFile, path: Path) -> list[_Axis]:
     """All axes, in the file's order, under names as short as tells them apart."""
     listed = dict(_leaves(given.axes))
     last_parts = [key.rpartition(".")[2] for key in listed]
+    taken = {*RESULT_COLUMNS, *given.variants, *(part for part in last_parts if last_parts.count(part) > 1)}
     axes = []
     for key, values in listed.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"sweep {path}: axes.{key} must be a list of values, got {short(values)}")
-        if key == "seed" or key.endswith((".seed", ".init_seed")):
-            raise InputError(f"sweep {path}: axes.{key}: seeds are no axis; write seeds = {short(values)}")
         last = key.rpartition(".")[2]
-        taken = last_parts.count(last) > 1 or last in given.variants
-        axes.append(_Axis(key if taken else last, tuple((_label(value), {key: value}) for value in values)))
-    for name, points in given.variants.items():
-        if not points:
+        labels = _labels(values)
+        points = tuple((label, {key: value}) for label, value in zip(labels, values, strict=True))
+        axes.append(_Axis(key if last in taken else last, points))
+    for name, variants in given.variants.items():
+        if not variants:
             raise InputError(f"sweep {path}: variants.{name} has no points")
-        axes.append(_Axis(name, tuple((label, dict(_leaves(settings))) for label, settings in points.items())))
+        if name in RESULT_COLUMNS:
+            raise InputError(f"sweep {path}: variants.{name}: the table of results has a column {name}; rename it")
+        axes.append(_Axis(name, tuple((label, dict(_leaves(settings))) for label, settings in variants.items())))
     for axis in axes:
         labels = [json.dumps(label) for label, _ in axis.points]
         if len(set(labels)) < len(labels):
@@ -163,9 +186,23 @@ def _axes(given: _SweepFile, path: Path) -> list[_Axis]:
     return axes
 
 
-def _label(value: object) -> str | int | float | bool:
-    """A value as a cell of a table."""
-    return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)
+def _check_keys(given: _SweepFile, axes: Sequence[_Axis], path: Path) -> None:
+    """Refuse seeds among the settings, and a setting that two axes change."""
+    of_axis = {axis.name: {key for _, settings in axis.points for key in settings} for axis in axes}
+    for where, keys in {"set": {key for key, _ in _leaves(given.set)}, **of_axis}.items():
+        for key in sorted(keys.intersection(_SEED_KEYS)):
+            raise InputError(f"sweep {path}: {where} sets {key}, but seeds are no settings; write seeds = [0, 1, 2]")
+    for one, other in itertools.combinations(of_axis, 2):
+        for key in sorted(of_axis[one] & of_axis[other]):
+            raise InputError(f"sweep {path}: both {one} and {other} set {key}; leave it out of one")
+
+
+def _labels(values: Sequence[object]) -> list[str | int | float | bool]:
+    """Values as cells of one column: numbers, or all truth values, or texts."""
+    kinds = {type(value) for value in values}
+    if kinds <= {int, float} or kinds == {bool}:
+        return [value for value in values if isinstance(value, int | float)]
+    return [value if isinstance(value, str) else json.dumps(value, default=str) for value in values]
 
 
 def _run(base: dict[str, Any], axes: list[_Axis], points: tuple[Any, ...], seed: int, path: Path) -> SweepRun:
@@ -175,11 +212,19 @@ def _run(base: dict[str, Any], axes: list[_Axis], points: tuple[Any, ...], seed:
     for _, settings in points:
         for key, value in settings.items():
             set_key(tables, key, value, source=f"sweep {path}")
-    keys = ["training.seed"] if "parent" in tables else ["task.seed", "net.init_seed", "training.seed"]
-    for key in keys:
+    for key in _seed_keys(tables):
         set_key(tables, key, seed, source=f"sweep {path}")
     name = f"{_folder_name(point)}/seed={seed}" if point else f"seed={seed}"
     return SweepRun(name, point, seed, parse_recipe(tables, source=f"of {name} in sweep {path}"))
+
+
+def _seed_keys(tables: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a seed sets: with a parent the batches alone, and the task where it has a seed."""
+    task = tables.get("task")
+    config = CONFIG_OF_KIND.get(str(task.get("kind"))) if isinstance(task, Mapping) else None
+    if "parent" in tables:
+        return ("training.seed",)
+    return _SEED_KEYS if config is not None and "seed" in config.model_fields else _SEED_KEYS[1:]
 
 
 def _folder_name(point: Mapping[str, object]) -> str:

@@ -3,15 +3,16 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from circuit_lab.errors import InputError
 from circuit_lab.measures.intervals import proportion_interval
-from circuit_lab.sweeps.fleet import is_finished
-from circuit_lab.sweeps.plan import SweepRun
+from circuit_lab.sweeps.plan import RESULT_COLUMNS, SweepRun
 from circuit_lab.tasks import Task, build_task
-from circuit_lab.training import read_metrics, write_atomically
+from circuit_lab.training import Recipe, read_metrics, write_atomically
+from circuit_lab.training.run_identity import check_holds
 
 RESULTS = "results.parquet"
 _ACCURACY, _LOSS = "accuracy/", "loss/"
@@ -33,14 +34,14 @@ def results_frame(runs: Sequence[SweepRun], folder: Path) -> pd.DataFrame:
     rows = []
     sizes: dict[str, dict[str, tuple[int, float]]] = {}
     for run in runs:
-        records = read_metrics(folder / run.name) if (folder / run.name).is_dir() else []
+        records = _records(folder / run.name, run.recipe)
         if not records:
             continue
         key = run.recipe.task.model_dump_json()
         if key not in sizes:
             sizes[key] = _sizes(build_task(run.recipe.task))
         common = {"run": run.name, **run.point, "seed": run.seed}
-        finished = is_finished(run.recipe, folder / run.name)
+        finished = records[-1]["step"] == run.recipe.training.n_steps
         for record in records:
             for split, (n, chance) in sizes[key].items():
                 accuracy = record[_ACCURACY + split]
@@ -51,7 +52,19 @@ def results_frame(runs: Sequence[SweepRun], folder: Path) -> pd.DataFrame:
                 rows.append(
                     common | {"step": record["step"], "finished": finished, "split": split} | scores | whole_net
                 )
-    return pd.DataFrame(rows)
+    columns = [*RESULT_COLUMNS[:1], *(runs[0].point if runs else ()), *RESULT_COLUMNS[1:]]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _records(folder: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """The evaluations of a run; none if its folder is not there, holds another run, or is damaged."""
+    if not folder.is_dir():
+        return []
+    try:
+        check_holds(folder, recipe)
+        return read_metrics(folder)
+    except (ValueError, OSError):  # `train_fleet` has said what is wrong
+        return []
 
 
 def _sizes(task: Task) -> dict[str, tuple[int, float]]:
@@ -60,10 +73,11 @@ def _sizes(task: Task) -> dict[str, tuple[int, float]]:
 
 
 def write_results(table: pd.DataFrame, folder: Path) -> Path:
-    """Write the table whole into the sweep's folder, as parquet; returns its path."""
+    """Write the table whole into the sweep's folder, which is made if it is not there, as parquet; returns its path."""
     content = io.BytesIO()
     table.to_parquet(content, index=False)
     path = folder / RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content.getvalue())
     return path
 

@@ -36,9 +36,7 @@ TASKS: Mapping[str, Callable[[Any], Task]] = MappingProxyType(
 )
 
 
-def build_task(
-    config: TwoHopConfig | TwoHopFolderConfig | TransferConfig | NaturalLanguageConfig | ModularConfig,
-) -> Task:
+def build_task(config: TaskConfig) -> Task:
     """Build the task of `config` with the builder that `TASKS` lists for its kind, laid out as it says."""
     if isinstance(config, ModularConfig) or config.answer_slots is None:
         return TASKS[config.kind](config)

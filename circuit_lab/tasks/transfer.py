@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
+from circuit_lab.errors import InputError
 from circuit_lab.tasks.certificate import certify, chance_accuracy, mark_in_training
 from circuit_lab.tasks.fact_graph import FactGraph, find_facts
 from circuit_lab.tasks.queries import Queries, concatenate
@@ -55,7 +56,7 @@ def build_transfer_task(config: TransferConfig) -> TwoHopTask:
         config: The base's settings, and how many facts are new and how many items kept.
 
     Returns:
-        The task. One with too few free (h, r) pairs, or that leaves a split empty, is a ValueError.
+        The task. Too few free (h, r) pairs, too few kept items, and a split left empty are each an InputError.
 
     >>> build_transfer_task(TransferConfig(n_entities=30, n_relations=12, out_degree=10, new_per_entity=2.0))
     TwoHopTask(30 entities, 345 facts of which 60 OOD, 298 training items, 120 test_ood, clean)
@@ -103,7 +104,7 @@ class _Transfer:
         is_free[known[:, 0], known[:, 1] - config.n_entities] = False
         heads, relations = np.nonzero(is_free)
         if n_new > len(heads):
-            raise ValueError(
+            raise InputError(
                 f"new_per_entity = {config.new_per_entity:g} asks for {n_new} new facts, but of the {is_free.size} "
                 f"pairs of {config.n_entities} entities with {config.n_relations} relations only {len(heads)} are in "
                 f"no fact of the base; set it to at most {config.n_relations - config.out_degree}, or raise n_relations"
@@ -127,14 +128,14 @@ class _Transfer:
 
     @cached_property
     def kept(self) -> "Kept":
-        """The kept facts and queries."""
+        """The facts and queries that closed retention keeps."""
         old_facts = np.flatnonzero(~self.graph.is_ood)
         order = old_facts[permutation(len(old_facts), seed=self.config.seed, purpose=Purpose.KEPT_FACTS)]
         budget = rounded_share(self.config.kept_per_new, int(self.graph.is_ood.sum()))
         old_pairs = self._pair_rows("train_inferred")
         kept = keep_closed(order, self.graph.pairs[old_pairs], n_facts=len(self.graph.facts), budget=budget)
         if not kept.facts.any() or not kept.pairs.any():
-            raise ValueError(
+            raise InputError(
                 f"kept_per_new = {self.config.kept_per_new:g} keeps {budget} items, too few for one old fact with all "
                 "queries that use it; raise kept_per_new or new_per_entity"
             )
@@ -143,11 +144,12 @@ class _Transfer:
     @property
     def training(self) -> Queries:
         """The finetuning set."""
-        is_kept = self.kept.facts & (self.config.retention == "closed")
-        items = [self.graph.atomic_queries(np.flatnonzero(is_kept | self.graph.is_ood))]
+        graph = self.graph
         if self.config.retention == "closed":
-            items.append(self.graph.two_hop_queries(np.flatnonzero(self.kept.pairs)))
-        training = concatenate(items)
+            single = graph.atomic_queries(np.flatnonzero(self.kept.facts | graph.is_ood))
+            training = concatenate([single, graph.two_hop_queries(np.flatnonzero(self.kept.pairs))])
+        else:
+            training = graph.atomic_queries(np.flatnonzero(graph.is_ood))
         return replace(training, in_training=torch.ones(len(training), dtype=torch.bool))
 
     @property
@@ -163,7 +165,7 @@ class _Transfer:
         }
         empty = [name for name, asked in rows.items() if len(asked) == 0]
         if empty:
-            raise ValueError(
+            raise InputError(
                 f"{', '.join(empty)} has no query: {int(graph.is_ood.sum())} new facts are too few; raise "
                 "new_per_entity"
             )

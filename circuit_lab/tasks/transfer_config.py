@@ -21,7 +21,8 @@ class TransferConfig(TwoHopConfig):
     Attributes:
         kind: Names the task in the table that dispatches.
         new_per_entity: New facts for each entity on average, > 0; their total is rounded up.
-        kept_per_new: Kept items for each new fact, > 0, old facts and queries together.
+        kept_per_new: Kept items for each new fact, > 0, old facts and queries together; without retention it changes
+            nothing.
         retention: "closed": the kept items are trained on beside the new facts. "none": the new facts alone are.
     """
 

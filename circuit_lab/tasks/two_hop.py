@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from circuit_lab.errors import InputError
 from circuit_lab.tasks.augmentation import augmentation_rows
 from circuit_lab.tasks.certificate import certify, chance_accuracy, mark_in_training
 from circuit_lab.tasks.fact_graph import FactGraph
@@ -245,11 +246,11 @@ def _refuse_empty_tests(config: TwoHopConfig, graph: FactGraph, *, n_id_pairs: i
         f"seed = {config.seed}: {int(graph.is_ood.sum())} OOD facts of {len(graph.facts)})"
     )
     if n_test_ood == 0:
-        raise ValueError(
+        raise InputError(
             f"test_ood is empty: no OOD fact continues another {counts}; raise ood_share, out_degree or n_entities"
         )
     if n_id_pairs < 2:
-        raise ValueError(
+        raise InputError(
             f"test_id or train_inferred is empty: only {n_id_pairs} ID-ID queries exist {counts}; "
             "lower ood_share, or raise out_degree or n_entities"
         )
@@ -264,7 +265,7 @@ def _downsample(
     n_kept = rounded_share(config.phi, n_id_facts)
     if n_kept > len(available):
         largest_phi = floor(1000 * len(available) / n_id_facts) / 1000
-        raise ValueError(
+        raise InputError(
             f"phi = {config.phi:g} asks for {n_kept} ID-ID training queries ({config.phi:g} x {n_id_facts} ID facts), "
             f"but only {len(available)} exist; set phi to at most {largest_phi:g}, or leave it out "
             "to keep all"

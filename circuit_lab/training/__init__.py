@@ -9,6 +9,7 @@ from circuit_lab.training.many import train_many
 from circuit_lab.training.recipe import ParentRecipe, Recipe, load_recipe, parse_recipe
 from circuit_lab.training.reference import reference_model, reference_models, resolve_checkpoint
 from circuit_lab.training.run_folder import checkpoint_path, latest_checkpoint, read_metrics, write_atomically
+from circuit_lab.training.run_identity import is_finished
 from circuit_lab.training.stream import run_checkpoints, stream_checkpoints
 from circuit_lab.training.training_run import TrainingResult
 
@@ -25,6 +26,7 @@ __all__ = [
     "checkpoint_path",
     "duration",
     "estimate_cost",
+    "is_finished",
     "latest_checkpoint",
     "load_checkpoint",
     "load_recipe",

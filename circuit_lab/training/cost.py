@@ -14,11 +14,11 @@ from functools import partial
 
 import torch
 
-from circuit_lab.tasks import Task, build_task
+from circuit_lab.tasks import Task
 from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.evaluation import LARGEST_EVALUATED, score
 from circuit_lab.training.learner import Learner
-from circuit_lab.training.parent import resolve_parent
+from circuit_lab.training.prepared import prepare
 from circuit_lab.training.recipe import Recipe
 
 _SMALLEST = 2
@@ -87,8 +87,8 @@ def estimate_cost(recipe: Recipe, *, device: str = "auto", seconds: float = 20.0
     Returns:
         The cost. What `train` would refuse is an InputError here, too.
     """
-    where, task = resolve_device(device), build_task(recipe.task)
-    recipe, parent = resolve_parent(recipe, task)
+    where, prepared = resolve_device(device), prepare(recipe)
+    recipe, task, parent = prepared.recipe, prepared.task, prepared.parent
     training, n_items = recipe.training, len(task.training)
     batch_size = n_items if training.batch_size == "full" else training.batch_size
     with cpu_threads(training.n_threads):

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from circuit_lab.tasks import build_task
 from circuit_lab.training.device import cpu_threads, resolve_device
-from circuit_lab.training.parent import resolve_parent
+from circuit_lab.training.prepared import prepare
 from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
 from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.run_identity import check_usable, open_run
@@ -28,6 +27,10 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, run: Path, step: int, signal_number: int) -> None:
         super().__init__(f"stopped at step {step}; saved in {run}; the same command continues it")
         self.run, self.step, self.signal_number = run, step, signal_number
+
+    def __reduce__(self) -> tuple[type["TrainingInterrupted"], tuple[Path, int, int]]:
+        # An exception is pickled by its message alone, from which `__init__` could not make it again.
+        return type(self), (self.run, self.step, self.signal_number)
 
 
 def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bool = True) -> TrainingResult:
@@ -47,12 +50,11 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
     after the state is saved.
     """
     # Whatever can be wrong is found before anything is written.
-    where, task = resolve_device(device), build_task(recipe.task)
-    recipe, parent = resolve_parent(recipe, task)
-    run = Path(out)
+    where, prepared = resolve_device(device), prepare(recipe)
+    recipe, run = prepared.recipe, Path(out)
     check_usable(run, recipe)  # before the lock's file is put into a folder that is no run
     with cpu_threads(recipe.training.n_threads):
-        a_run = TrainingRun(recipe, task, run, where, parent)
+        a_run = TrainingRun(recipe, prepared.task, run, where, prepared.parent)
         with locked(run):
             open_run(run, recipe)
             return _train(a_run, progress=progress)

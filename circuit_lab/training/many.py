@@ -9,10 +9,9 @@ from math import isfinite
 from pathlib import Path
 
 from circuit_lab.errors import InputError
-from circuit_lab.tasks import build_task
 from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.loop import TrainingInterrupted, noted_signals
-from circuit_lab.training.parent import resolve_parent
+from circuit_lab.training.prepared import Prepared, prepare
 from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
 from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.run_identity import check_usable, open_run
@@ -28,7 +27,8 @@ def train_many(
 
     Args:
         runs: Run folder -> recipe. Recipes may differ in task, seeds, learning rate, warm-up, weight decay, clipping,
-            schedules and parent; everything else must be equal, and so must be the length of the tasks' queries.
+            schedules and parent; everything else must be equal, and so must be the tasks' numbers of tokens and
+            positions.
         device: As in `train`.
         progress: Whether to show a bar over all runs, with the time left.
 
@@ -36,45 +36,52 @@ def train_many(
         Run folder -> finished run, in the order given.
 
     Raises:
-        InputError: If recipes do not fit into one stack, or for whatever `train` refuses. Runs that diverge are named
-            when all others are finished.
+        InputError: If recipes do not fit into one stack, two of the folders are one, or for whatever `train` refuses.
+            Runs that diverge are named when all others are finished.
 
     Every run is a run folder like that of `train`, with weights equal to its weights up to rounding; which of the two
     continues it makes no difference. SIGINT and SIGTERM raise `TrainingInterrupted` after all are saved.
     """
     if not runs:
         raise InputError("there are no runs to train; give at least one folder with its recipe")
-    recipes = {Path(folder): recipe for folder, recipe in runs.items()}
-    check_stackable(recipes)
     where = resolve_device(device)
-    tasks = {folder: build_task(recipe.task) for folder, recipe in recipes.items()}
-    resolved = {folder: resolve_parent(recipe, tasks[folder]) for folder, recipe in recipes.items()}
-    for folder, (recipe, _) in resolved.items():
-        check_usable(folder, recipe)
-    n_threads = next(iter(recipes.values())).training.n_threads
+    prepared = {Path(folder): prepare(recipe) for folder, recipe in runs.items()}
+    check_stackable(prepared)
+    for folder, run in prepared.items():
+        check_usable(folder, run.recipe)
+    _refuse_two_names(list(runs))
+    n_threads = next(iter(runs.values())).training.n_threads
     with cpu_threads(n_threads), ExitStack() as held:
-        members = [
-            TrainingRun(recipe, tasks[folder], folder, where, parent) for folder, (recipe, parent) in resolved.items()
-        ]
+        members = [TrainingRun(run.recipe, run.task, folder, where, run.parent) for folder, run in prepared.items()]
         for member in members:
             held.enter_context(locked(member.folder))
             open_run(member.folder, member.recipe)
         return _train(members, progress=progress)
 
 
-def check_stackable(recipes: Mapping[Path, Recipe]) -> None:
+def _refuse_two_names(folders: Sequence[str | Path]) -> None:
+    """Refuse two names of one folder, spelt otherwise or through a link."""
+    name_of: dict[str, str | Path] = {}
+    for folder in folders:
+        place = os.path.realpath(folder)
+        if place in name_of:
+            raise InputError(f"{name_of[place]} and {folder} are one run folder, {place}; give each run its own")
+        name_of[place] = folder
+
+
+def check_stackable(runs: Mapping[Path, Prepared]) -> None:
     """Refuse recipes that do not fit into one stack.
 
     Args:
-        recipes: Run folder -> recipe.
+        runs: Run folder -> recipe and task.
 
     Raises:
         InputError: Names the first setting that differs, and two folders.
     """
-    (first_folder, first), *others = recipes.items()
-    expected = _flat(shared_settings(first))
-    for folder, recipe in others:
-        found = _flat(shared_settings(recipe))
+    (first_folder, first), *others = runs.items()
+    expected = _flat(shared_settings(first.recipe, first.task))
+    for folder, run in others:
+        found = _flat(shared_settings(run.recipe, run.task))
         for key in {**expected, **found}:
             if expected.get(key) != found.get(key):
                 raise InputError(
@@ -119,7 +126,7 @@ def _steps(
     diverged: dict[Path, InputError],
     stopped_by: Callable[[], int | None],
 ) -> Iterator[int]:
-    """Train members from one step to another; yields now and then, and fills in which diverged."""
+    """Train members from one step to another, or until all have diverged; yields now and then, fills in which did."""
     stack = StackedLearner([member.learner for member in members])
     for step in range(start + 1, stop + 1):
         losses = stack.step(step - 1)
@@ -134,4 +141,7 @@ def _steps(
                         diverged[member.folder] = error
             yield step
         if number is not None and step < members[0].recipe.training.n_steps:
-            raise TrainingInterrupted(Path(os.path.commonpath([member.folder for member in members])), step, number)
+            common = os.path.commonpath([member.folder.absolute() for member in members])
+            raise TrainingInterrupted(Path(common), step, number)
+        if all(member.folder in diverged for member in members):
+            return

@@ -6,6 +6,7 @@ from typing import Any
 
 from circuit_lab.errors import InputError
 from circuit_lab.tasks.safe_files import check_inside
+from circuit_lab.training.prepared import is_anything_open, prepare
 from circuit_lab.training.recipe import Recipe, load_recipe
 from circuit_lab.training.run_folder import (
     CHECKPOINTS,
@@ -14,12 +15,15 @@ from circuit_lab.training.run_folder import (
     METRICS,
     RECIPE,
     RESUME,
+    checkpoint_path,
     is_leftover,
     remove_leftovers,
     write_atomically,
 )
 
 _MAY_DIFFER = ("about", "training.n_steps", "parent.checkpoint")
+_MAY_BE_UNKNOWN = ("task.content_hash",)
+"""Settings that runs of earlier versions did not record."""
 
 
 def check_usable(run: Path, recipe: Recipe) -> None:
@@ -52,6 +56,30 @@ def check_usable(run: Path, recipe: Recipe) -> None:
             f"cannot use {run} as run folder: it holds other files (such as {min(others)}) and no {RECIPE}; "
             "choose another folder"
         )
+
+
+def is_finished(run: Path, recipe: Recipe) -> bool:
+    """Whether a folder is a run of a recipe that has come to its end; nothing is written.
+
+    Args:
+        run: The folder, there or not.
+        recipe: From `load_recipe`. Only where it leaves open what its facts or its parent are, these are read.
+
+    Returns:
+        False if the last checkpoint is not there.
+
+    One that is there, but in a run of another recipe, of facts or a parent that have changed since, or of more steps,
+    is an InputError.
+    """
+    if not checkpoint_path(run, recipe.training.n_steps).is_file():
+        return False
+    check_holds(run, recipe)
+    return True
+
+
+def check_holds(run: Path, recipe: Recipe) -> None:
+    """Whether a folder, if it is there, holds a run of a recipe, whose open settings are looked up; else as above."""
+    check_usable(run, prepare(recipe).recipe if is_anything_open(recipe) else recipe)
 
 
 def open_run(run: Path, recipe: Recipe) -> Path:
@@ -87,7 +115,9 @@ def _check_same(run: Path, before: Recipe, now: Recipe) -> None:
     different = [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(_MAY_DIFFER)
+        if old.get(key) != new.get(key)
+        and not key.startswith(_MAY_DIFFER)
+        and not (key in _MAY_BE_UNKNOWN and key not in old)
     ]
     if different:
         raise InputError(f"{run} holds a run of another recipe: {'; '.join(different)}; choose another folder")

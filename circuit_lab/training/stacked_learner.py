@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
+from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, compiled, matmul_precision
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.losses import answer_loss
@@ -30,13 +31,23 @@ _CLIP_EPS = 1e-6
 """What torch's `clip_grad_norm_` adds to a norm before it divides by it."""
 
 
-def shared_settings(recipe: Recipe) -> dict[str, object]:
-    """What members of one stack have in common; they may differ in everything else."""
+def shared_settings(recipe: Recipe, task: Task) -> dict[str, object]:
+    """What members of one stack have in common, defaults spelt out; they may differ in everything else.
+
+    Args:
+        recipe: A member's recipe.
+        task: Its task, which fixes the net's tokens and positions.
+
+    Returns:
+        Tables of settings that can be written as JSON: "net", "optimizer" and "training".
+    """
+    net = recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)
     training, optimizer = recipe.training, recipe.optimizer
+    only = None if optimizer.only is None else sorted({*optimizer.only})
     return {
-        "net": {key: value for key, value in recipe.net.items() if key != "init_seed"},
-        "optimizer": {"betas": optimizer.betas, "eps": optimizer.eps, "only": optimizer.only},
-        "training": training.model_dump(exclude={"seed", "resume_every"}),
+        "net": net.model_dump(mode="json", exclude={"init_seed"}),
+        "optimizer": {"betas": optimizer.betas, "eps": optimizer.eps, "only": only},
+        "training": training.model_dump(mode="json", exclude={"seed", "resume_every"}),
     }
 
 
@@ -47,7 +58,7 @@ class StackedLearner:
         learners: The members, as they are after the last step.
 
     Args:
-        learners: Members with equal `shared_settings` and tasks whose tokens have equal shapes; at least one.
+        learners: Members with equal `shared_settings`; at least one.
     """
 
     def __init__(self, learners: Sequence[Learner]) -> None:

@@ -15,16 +15,14 @@ class WeightAverage:
     weights. A weight that does not change keeps its average bit by bit.
 
     Attributes:
-        decay: In (0, 1); the average is over about the last 1 / (1 - decay) steps.
         tensors: The average of every weight, by the weight's first name.
 
     Args:
         net: The net; its weights now are the first average.
-        decay: See above.
+        decay: In (0, 1); the average is over about the last 1 / (1 - decay) steps.
     """
 
     def __init__(self, net: nn.Module, *, decay: float) -> None:
-        self.decay = decay
         self._move = get_ema_multi_avg_fn(decay)
         self._weights = dict(net.named_parameters())
         self.tensors = {name: weight.detach().clone() for name, weight in self._weights.items()}

@@ -116,6 +116,16 @@ def test_fewer_tokens_are_read_from_the_first_position():
     assert torch.equal(cache["hook_input"], whole["hook_input"][:, :5])
 
 
+@pytest.mark.parametrize("name", ["plain", "rotary", "learned", "no positions, no prefix"])
+@pytest.mark.parametrize("n_tokens", [1, 3])
+def test_states_of_shorter_queries_resume_to_the_same_logits(name, n_tokens):
+    net, tokens = kept_recursive_net(name), recursive_tokens()[:, :n_tokens]
+    whole, cache = cached(net, tokens)
+    assert whole.shape == (6, n_tokens, 13)
+    for site in net.lens_sites:
+        assert torch.equal(resumed(net, cache, site), whole), site.label
+
+
 STATE = torch.zeros(1, 7, 12)
 
 
@@ -127,9 +137,11 @@ STATE = torch.zeros(1, 7, 12)
         ({"start_at": "H0.L1"}, "start_at = 'H0.L1' needs residual, the state at 'H0.L1' and 'embed'; it is None"),
         (
             {"start_at": "H0.commit", "residual": STATE},
-            r"the state at 'H0.commit' and 'H0.L2' and 'embed', of 7 .* each, .*: 21 rows; got shape \[1, 7, 12\]",
+            r"the state at 'H0.commit' and 'H0.L2' and 'embed', of 3 to 7 positions each, .*: 9 to 21 rows; got",
         ),
-        ({"start_at": "H1.commit", "residual": STATE[:, 2:]}, r"7 rows; got shape \[1, 5, 12\]"),
+        ({"start_at": "H0.commit", "residual": STATE[:, :6]}, r"9 to 21 rows; got shape \[1, 6, 12\]"),
+        ({"start_at": "H1.commit", "residual": STATE[:, 5:]}, r"3 to 7 rows; got shape \[1, 2, 12\]"),
+        ({"start_at": "H1.commit", "residual": STATE.repeat(1, 2, 1)}, r"3 to 7 rows; got shape \[1, 14, 12\]"),
         ({"start_at": "H2.L0", "residual": STATE}, r"no lens site 'H2.L0' in this net; it has: 'embed' \(hook_input\)"),
         ({"tokens": torch.zeros(2, 6, dtype=torch.long)}, r"pos at most n_ctx = 5, got shape \[2, 6\]"),
         ({"tokens": torch.tensor([[3, 17]])}, r"tokens must lie in 0..16 \(d_vocab = 17\), got 3..17"),
@@ -145,6 +157,8 @@ def test_a_position_mlp_reads_rows_of_one_length():
     net = kept_recursive_net("position MLP")
     with pytest.raises(ValueError, match=r"pos exactly n_ctx = 5, got shape \[6, 4\]"):
         net(recursive_tokens()[:, :4])
+    with pytest.raises(ValueError, match=r"'H1.commit', of 7 positions each, .*: 7 rows; got shape \[1, 6, 12\]"):
+        net(start_at="H1.commit", residual=torch.zeros(1, 6, 12))
 
 
 def test_another_return_type_is_refused():

@@ -2,7 +2,7 @@
 
 import pytest
 import tomli_w
-from small_runs import MODULAR
+from small_runs import MODULAR, TWO_HOP
 
 from circuit_lab.errors import InputError
 from circuit_lab.sweeps import load_sweep
@@ -71,6 +71,31 @@ def test_axes_of_one_last_name_keep_their_tables(planned):
     assert runs[0].name == "evaluation.every=5,checkpoints.every=10/seed=0"
 
 
+def test_axes_named_like_a_column_of_the_results_keep_their_tables(planned):
+    runs = planned('recipe = "base.toml"\naxes.training.loss = ["cross_entropy", "stablemax"]')
+    assert [run.point for run in runs] == [{"training.loss": "cross_entropy"}, {"training.loss": "stablemax"}]
+
+
+def test_values_of_several_kinds_become_texts(planned):
+    runs = planned('recipe = "base.toml"\naxes.training.batch_size = ["full", 8]')
+    assert [run.point["batch_size"] for run in runs] == ["full", "8"]
+    assert [run.recipe.training.batch_size for run in runs] == ["full", 8]
+    runs = planned('recipe = "base.toml"\naxes.optimizer.weight_decay = [0, 0.5]')
+    assert [run.point["weight_decay"] for run in runs] == [0, 0.5]
+
+
+def test_seeds_of_other_things_are_settings(planned):
+    runs = planned('recipe = "base.toml"\naxes.task.label_seed = [3, 4]\nset.task.labels = "random"')
+    assert [run.recipe.task.label_seed for run in runs] == [3, 4]
+
+
+def test_a_task_without_a_seed_has_none(planned):
+    folder = {"kind": "two_hop_folder", "path": "facts", "content_hash": "0" * 64}
+    base = {"task": folder, "net": TWO_HOP["net"], "training": {"n_steps": 3}}
+    runs = planned('recipe = "base.toml"\nseeds = 2', base)
+    assert [run.recipe.training.seed for run in runs] == [run.recipe.net["init_seed"] for run in runs] == [0, 1]
+
+
 def test_with_a_parent_the_seed_is_that_of_the_batches(planned):
     base = MODULAR | {"parent": {"checkpoint": "modular-grokked"}}
     (run,) = planned('recipe = "base.toml"\nseeds = [5]', base)
@@ -91,7 +116,18 @@ def test_with_a_parent_the_seed_is_that_of_the_batches(planned):
         ('recipe = "base.toml"\naxes.task.p = [7, 7]', "axis p has a value twice"),
         ('recipe = "base.toml"\naxes.task.q = [7]', "of q=7/seed=0 in sweep .*unknown ModularConfig setting 'q'"),
         ('recipe = "base.toml"\naxes.task.p = [8]', "of p=8/seed=0 in sweep .* got 8"),
-        ('recipe = "base.toml"\naxes.task.seed = [1, 2]', r"seeds are no axis; write seeds = \[1, 2\]"),
+        (
+            'recipe = "base.toml"\naxes.task.seed = [1, 2]',
+            "seed sets task.seed, but seeds are no settings; write seeds =",
+        ),
+        ('recipe = "base.toml"\nset.training.seed = 5', "set sets training.seed, but seeds are no settings"),
+        ('recipe = "base.toml"\nvariants.a.b = {net.init_seed = 5}', "a sets net.init_seed, but seeds are no settings"),
+        (
+            'recipe = "base.toml"\naxes.task.p = [7]\nvariants.size.large = {task.p = 11}',
+            "both p and size set task.p; leave it out of one",
+        ),
+        ('recipe = "base.toml"\nvariants.step.large = {task.p = 11}', "variants.step: .* has a column step; rename it"),
+        ('recipe = "base.toml"\nseeds = 20240101', "seeds: .*less than or equal to 100000"),
         ('recipe = "base.toml"\naxes.task.p.x = [7]', "'p' is a value, not a table, so it has no key 'x'"),
         ('recipe = "base.toml"\nvariants.size = {}', "variants.size has no points"),
         (f'recipe = "base.toml"\nseeds = {list(range(400))}\naxes.task.p = {list(range(300))}', "120000 runs; at most"),

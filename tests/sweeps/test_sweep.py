@@ -1,10 +1,16 @@
 """Sweeps end to end: stacks and single runs alike, resumed, grown, with failures, on processes and clusters."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import tomli_w
 import torch
 from cut_runs import cut_at
-from small_runs import MODULAR
+from small_runs import MODULAR, TWO_HOP
 from typer.testing import CliRunner
 
 from circuit_lab.cli import app
@@ -14,6 +20,7 @@ from circuit_lab.sweeps import load_sweep, read_results, results_frame, run_swee
 from circuit_lab.sweeps.fleet import stacked, train_fleet
 from circuit_lab.training import checkpoint_path, load_checkpoint, read_metrics, train
 from circuit_lab.training.learner import Learner
+from circuit_lab.training.run_lock import locked
 from circuit_lab.training.stacked_learner import StackedLearner
 
 TEXT = """
@@ -116,6 +123,88 @@ def test_one_bad_run_stops_no_other(sweep, tmp_path, stack_size):
     assert all("training diverged" in problem for problem in found.problems.values())
     finished = found.results[found.results["finished"]]
     assert finished["run"].nunique() == 4 and set(finished["learning_rate"]) == {5e-3}
+
+
+def test_a_folder_of_another_recipe_is_named_and_not_shown(sweep, tmp_path):
+    run(sweep, tmp_path / "out")
+    sweep.write_text(TEXT + "[set]\noptimizer.learning_rate = 1e-4\n")
+    found = run(sweep, tmp_path / "out")
+    assert len(found.problems) == 8 and found.results.empty
+    assert all("optimizer.learning_rate was 0.005 and is 0.0001" in problem for problem in found.problems.values())
+
+
+def test_shorter_runs_than_there_are_are_not_shown_longer(sweep, tmp_path):
+    run(sweep, tmp_path / "out")
+    sweep.write_text(TEXT + "[set]\ntraining.n_steps = 20\n")
+    found = run(sweep, tmp_path / "out")
+    assert len(found.problems) == 8 and found.results.empty
+
+
+@pytest.mark.parametrize("stack_size", [1, 4])
+def test_a_run_whose_task_cannot_be_built_stops_no_other(sweep, tmp_path, stack_size):
+    task = {"kind": "two_hop_transfer", "n_entities": 20, "n_relations": 8, "out_degree": 6, "ood_share": 0.3}
+    (tmp_path / "base.toml").write_text(tomli_w.dumps(TWO_HOP | {"task": task}))
+    sweep.write_text('recipe = "base.toml"\naxes.task.new_per_entity = [9.0, 1.0]')
+    found = run(sweep, tmp_path / "out", stack_size=stack_size)
+    assert list(found.problems) == ["new_per_entity=9.0/seed=0"]
+    assert found.results["finished"].all() and set(found.results["new_per_entity"]) == {1.0}
+
+
+def test_a_sweep_of_which_nothing_can_be_trained_says_so(sweep, tmp_path):
+    sweep.write_text(TEXT + "[set]\nparent.checkpoint = 'nowhere'\n")
+    found = run(sweep, tmp_path / "out")
+    assert len(found.problems) == 8 and read_results(tmp_path / "out").empty
+
+
+def test_numbers_below_one_are_refused(sweep, tmp_path):
+    for settings in ({"stack_size": 0}, {"stack_size": -1}, {"n_jobs": 0}):
+        with pytest.raises(InputError, match="must be at least 1, got"):
+            run(sweep, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stack_with_a_locked_folder_trains_the_others_together(sweep, tmp_path, monkeypatch):
+    sizes, real = [], StackedLearner.__init__
+
+    def noted(self, learners):
+        sizes.append(len(learners))
+        real(self, learners)
+
+    monkeypatch.setattr(StackedLearner, "__init__", noted)
+    taken = tmp_path / "out" / load_sweep(sweep)[1].name
+    taken.mkdir(parents=True)
+    with locked(taken):
+        found = run(sweep, tmp_path / "out", stack_size=8)
+    assert len(found.problems) == 1 and found.results["run"].nunique() == 7
+    assert sizes == [2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_runs_of_every_process(sweep, tmp_path, number):
+    """SIGINT to all processes, as Ctrl-C in a terminal; SIGTERM to the first alone."""
+    sweep.write_text(TEXT + "[set]\ntraining.n_steps = 1000000\ntraining.resume_every = 1000000\n")
+    command = [sys.executable, "-c", "from circuit_lab.cli import main; main()", "sweep", str(sweep), "--jobs", "2"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out"), "--quiet"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(begun := list((tmp_path / "out").glob("*/*/metrics.jsonl"))) < 2 or not all(map(read_metrics_of, begun)):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.terminate()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, stderr
+    assert "the same command continues it" in stderr and "Traceback" not in stderr
+    assert len(list((tmp_path / "out").glob("*/*/resume.safetensors"))) == 2
+    assert read_results(tmp_path / "out")["run"].nunique() == 2
+
+
+def read_metrics_of(path):
+    return len(read_metrics(path.parent)) > 1
 
 
 def test_stacks_hold_what_fits_together(sweep, tmp_path):

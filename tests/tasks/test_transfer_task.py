@@ -8,6 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from circuit_lab.errors import InputError
 from circuit_lab.tasks import TwoHopConfig, build_task
 from circuit_lab.tasks.transfer import NEVER_TRAINED, keep_closed
 from circuit_lab.tasks.transfer_config import TransferConfig
@@ -113,6 +114,12 @@ def test_without_retention_the_new_facts_stand_alone_and_the_questions_stay(conf
     assert not alone.splits["train_inferred"].in_training.any()
 
 
+def test_without_retention_it_does_not_matter_how_much_would_be_kept(config):
+    alone = config.model_copy(update={"retention": "none"})
+    little = build_task(alone.model_copy(update={"kept_per_new": 0.01}))
+    assert little.certificate.task_hash == build_task(alone).certificate.task_hash
+
+
 def test_the_task_depends_on_the_seed_and_not_on_the_regime(config, task):
     same = build_task(config.model_copy(update={"regime": "both_full"}))
     other = build_task(config.model_copy(update={"seed": 4}))
@@ -162,7 +169,7 @@ def test_a_checkpoint_of_it_knows_its_task_again_and_starts_from_its_parent(tmp_
     ],
 )
 def test_a_task_that_cannot_be_drawn_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         build_task(TransferConfig(**SMALL, **{**OWN, **settings}))
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -153,6 +155,12 @@ def test_a_signal_saves_first(recipe, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert train(recipe, tmp_path / "run", progress=False).resumed_at == 13
     assert signal.getsignal(signal.SIGINT) is handler_before
+
+
+def test_an_interruption_comes_back_from_another_process():
+    stop = pickle.loads(pickle.dumps(TrainingInterrupted(Path("a/run"), 13, signal.SIGTERM)))
+    assert (stop.run, stop.step, stop.signal_number) == (Path("a/run"), 13, signal.SIGTERM)
+    assert str(stop) == "stopped at step 13; saved in a/run; the same command continues it"
 
 
 def test_a_finished_run_is_left_alone_and_can_be_prolonged(recipe, tables, tmp_path):

@@ -1,11 +1,24 @@
 """Nets that are trained at once get the weights that each gets alone, in a folder like its own."""
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from cut_runs import cut_at
 
 from circuit_lab.errors import InputError
-from circuit_lab.training import load_checkpoint, parse_recipe, read_metrics, run_checkpoints, train, train_many
+from circuit_lab.training import (
+    TrainingInterrupted,
+    load_checkpoint,
+    parse_recipe,
+    read_metrics,
+    run_checkpoints,
+    train,
+    train_many,
+)
+from circuit_lab.training.stacked_learner import StackedLearner
 
 TWO_HOP = {
     "task": {"kind": "two_hop", "n_entities": 10, "n_relations": 4, "out_degree": 4, "ood_share": 0.2},
@@ -114,8 +127,6 @@ def test_runs_that_stand_at_different_steps_meet(tmp_path):
 
 
 def test_train_goes_on_with_what_was_stacked(tmp_path):
-    from circuit_lab.training.stacked_learner import StackedLearner
-
     recipes = dict(zip((tmp_path / "0", tmp_path / "1"), variants(MODULAR), strict=False))
     with cut_at(60, learner=StackedLearner):
         train_many(recipes, progress=False)
@@ -136,10 +147,81 @@ def test_one_that_diverges_is_named_and_stops_no_other(tmp_path):
     assert run_checkpoints(tmp_path / "good")[-1].name == "step-00000100.safetensors"
 
 
+def diverging(seed):
+    optimizer = {"learning_rate": 1e30, "warmup_steps": 0, "max_gradient_norm": 0.0}
+    return recipe(TWO_HOP, net={"init_seed": seed}, optimizer=optimizer)
+
+
+def counting_steps(monkeypatch, *, before_each=lambda _: None):
+    """The steps that stacks make from now on, in a list that grows."""
+    steps, real = [], StackedLearner.step
+
+    def counted(self, step):
+        before_each(step)
+        steps.append(step)
+        return real(self, step)
+
+    monkeypatch.setattr(StackedLearner, "step", counted)
+    return steps
+
+
+def test_no_step_is_made_when_all_have_diverged(tmp_path, monkeypatch):
+    steps = counting_steps(monkeypatch)
+    with pytest.raises(InputError, match="0: training diverged: after step .*1: training diverged: after step"):
+        train_many({tmp_path / "0": diverging(0), tmp_path / "1": diverging(1)}, progress=False)
+    assert 0 < len(steps) < 50
+
+
+def test_one_that_waits_is_trained_though_all_before_it_have_diverged(tmp_path):
+    good, _, _ = variants(TWO_HOP)
+    with cut_at(60):
+        train(good, tmp_path / "good", progress=False)
+    with pytest.raises(InputError, match="bad: training diverged"):
+        train_many({tmp_path / "bad": diverging(0), tmp_path / "good": good}, progress=False)
+    assert run_checkpoints(tmp_path / "good")[-1].name == "step-00000100.safetensors"
+
+
+def test_a_signal_names_the_folder_above_relative_and_absolute_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes = dict(zip((Path("here/0"), tmp_path / "1"), variants(TWO_HOP), strict=False))
+    with monkeypatch.context() as patch:
+        counting_steps(patch, before_each=lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 12 else None)
+        with pytest.raises(TrainingInterrupted, match="stopped at step 13; saved in ") as stop:
+            train_many(recipes, progress=False)
+    assert stop.value.run == tmp_path
+    assert [result.resumed_at for result in train_many(recipes, progress=False).values()] == [13, 13]
+
+
+def test_two_names_of_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other, _ = variants(TWO_HOP)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    for again in (Path("x"), "y/../x", tmp_path / "x", "link"):
+        with pytest.raises(InputError, match=f"x and {again} are one run folder, {tmp_path}/x; give each run its own"):
+            train_many({"x": one, again: other}, progress=False)
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_the_same_settings_in_other_words_fit_into_one_stack(tmp_path):
+    plain = recipe(TWO_HOP, optimizer={"only": ["mlp", "attention"]})
+    spelt = recipe(
+        TWO_HOP,
+        net={"kind": "shared_transformer", "d_head": 8, "act_fn": "gelu", "init_seed": 1},
+        optimizer={"only": ["attention", "mlp", "mlp"]},
+    )
+    train_many({tmp_path / "0": plain, tmp_path / "1": spelt}, progress=False)
+    train(spelt, tmp_path / "alone", progress=False)
+    assert_equal_weights(tmp_path / "1", tmp_path / "alone")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"net": {"d_mlp": 64}}, r"0 and .*1 cannot be trained at once: net.d_mlp is 32 and 64; train them in two"),
+        ({"net": {"init_std": 0.5}}, r"net.init_std is null and 0.5"),
+        ({"task": {"n_relations": 5}}, r"net.d_vocab is 15 and 16"),
+        ({"optimizer": {"only": ["mlp"]}}, r"optimizer.only is null and \[\"mlp\"\]"),
         ({"training": {"n_steps": 50}}, r"training.n_steps is 100 and 50"),
         ({"optimizer": {"betas": [0.5, 0.9]}}, r"optimizer.betas is \[0.9, 0.999\] and \[0.5, 0.9\]"),
     ],
@@ -150,3 +232,16 @@ def test_what_does_not_fit_into_one_stack_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="no runs to train"):
         train_many({})
+
+
+def test_tasks_of_another_size_are_refused_before_anything_is_written(tmp_path):
+    sevens, elevens = recipe(MODULAR, task={"p": 7}), recipe(MODULAR)
+    with pytest.raises(InputError, match=r"0 and .*1 cannot be trained at once: net.d_vocab is 8 and 12; train them"):
+        train_many({tmp_path / "0": sevens, tmp_path / "1": elevens}, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_is_refused_as_train_does():
+    for train_by in (lambda r, run: train(r, run, progress=False), lambda r, run: train_many({run: r}, progress=False)):
+        with pytest.raises(InputError, match="is no path: embedded null byte"):
+            train_by(recipe(TWO_HOP), "a\0b")

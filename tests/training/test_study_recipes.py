@@ -17,7 +17,7 @@ def recipe(net, scale):
 
 
 def test_there_is_one_for_every_net_and_scale():
-    expected = {f"{net}-{scale}.toml" for net in NETS for scale in SCALES}
+    expected = {f"{net}-{scale}.toml" for net in (*NETS, "modular") for scale in SCALES}
     assert {path.name for path in FOLDER.glob("*.toml")} == expected
 
 
@@ -64,6 +64,23 @@ def test_the_published_sizes():
     assert {each.training.batch_size for each in (net, transformer)} == {512}
 
 
+def test_the_published_sizes_of_modular_arithmetic():
+    """[Varma] arXiv 2309.02390; [Nanda] arXiv 2301.05217 for what that leaves open."""
+    published, small = recipe("modular", "paper"), recipe("modular", "small")
+    assert (published.task.operation, published.task.p) == ("a+b", 113)
+    assert published.training.n_steps == 100_000
+    for each, width in ((published, 128), (recipe("modular", "medium"), 128), (small, 64)):
+        config = each.net_config(d_vocab=each.task.p + 1, d_vocab_out=each.task.p, n_ctx=3)
+        assert (config.d_model, config.n_heads, config.d_mlp, config.n_layers) == (width, 4, 4 * width, 1)
+        assert (config.act_fn, config.normalization_type, config.attn_bias) == ("relu", None, False)
+        assert (each.optimizer.learning_rate, each.optimizer.weight_decay, each.optimizer.betas) == (
+            1e-3,
+            1,
+            (0.9, 0.98),
+        )
+        assert (each.training.batch_size, each.training.loss_dtype) == ("full", "float64")
+
+
 def test_the_cost_table_has_a_line_for_every_recipe():
     rows = json.loads((FOLDER / "cost.json").read_text())["recipes"]
     assert {row["recipe"] for row in rows} == {path.stem for path in FOLDER.glob("*.toml")}
@@ -71,4 +88,5 @@ def test_the_cost_table_has_a_line_for_every_recipe():
     assert [line.split()[1] for line in lines] == [row["recipe"] for row in rows]
     for row in rows:
         written = load_recipe(FOLDER / f"{row['recipe']}.toml").training
-        assert (row["n_steps"], row["batch_size"]) == (written.n_steps, written.batch_size)
+        size = row["n_items"] if written.batch_size == "full" else written.batch_size
+        assert (row["n_steps"], row["batch_size"]) == (written.n_steps, size)
