@@ -19,9 +19,9 @@ from circuit_lab import load_checkpoint
 from circuit_lab.measures import (
     PURE_NORM_SHARE,
     EfficiencyRow,
+    generalising_norm_share,
     logit_efficiency,
     norm_at_logit,
-    trig_decomposition,
     weight_norms,
 )
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
@@ -50,11 +50,7 @@ def runs_of(seed: int) -> list[tuple[StudyRun, str, float]]:
         for share in MEMORISED
         for decay in DECAYS
     ]
-    pure = [
-        (trained(seed, share=share, decay=decay, steps=steps), GENERALISING, decay)
-        for share, steps in GENERALISED.items()
-        for decay in DECAYS
-    ]
+    pure = [(trained(seed, share=share, decay=decay), GENERALISING, decay) for share in GENERALISED for decay in DECAYS]
     return rote + pure
 
 
@@ -91,22 +87,22 @@ def purity(checkpoint: Checkpoint, task: ModularTask) -> tuple[float, int]:
     """
     if task.config.labels != "true":
         return float(checkpoint.metrics["train"] >= LEARNT), len(task.training)
-    part = trig_decomposition(checkpoint.net, task).splits["test_unmirrored"]
-    return float(max(part.energy_share, 0.0) ** 0.5 > PURE_NORM_SHARE), part.n
+    share = generalising_norm_share(checkpoint.net, task)
+    return float(share > PURE_NORM_SHARE), len(task.splits["test_unmirrored"])
 
 
 def nets(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """One row per pure net of a condition: n_train, weight_decay, seed, and a column per quantity."""
+    """One row per pure net of a condition: condition, n_train, weight_decay, seed, and a column per quantity."""
     chosen = rows[rows["condition"] == condition]
-    wide = chosen.pivot_table("value", ["seed", "n_train", "weight_decay"], "quantity").reset_index()
+    wide = chosen.pivot_table("value", ["condition", "seed", "n_train", "weight_decay"], "quantity").reset_index()
     return pd.DataFrame(wide[(wide["pure"] == 1) & (wide[LOGIT] > 0)]) if len(wide) else wide
 
 
 def common_logit(table: pd.DataFrame) -> float:
-    """A correct logit that the nets of every size lie on both sides of, in the middle of all such; nan if none."""
+    """A correct logit that the nets of every condition, size and seed lie on both sides of; nan if there is none."""
     if table.empty:
         return nan
-    ends = table.groupby(["seed", "n_train"])[LOGIT].agg(["min", "max"])
+    ends = table.groupby(["condition", "seed", "n_train"])[LOGIT].agg(["min", "max"])
     low, high = float(ends["min"].max()), float(ends["max"].min())
     return (low * high) ** 0.5 if low <= high else nan
 
@@ -122,26 +118,27 @@ def efficiency_rows(table: pd.DataFrame, condition: str) -> list[EfficiencyRow]:
     ]
 
 
+def slope_at(rows: pd.DataFrame, condition: str, logit: float) -> float:
+    """The slope of log norm at a correct logit over log D, over all sizes; nan if a size has no such norm."""
+    table = nets(rows, condition)
+    sizes = rows[rows["condition"] == condition]["n_train"].nunique()
+    if isnan(logit) or table["n_train"].nunique() < sizes:
+        return nan
+    found = norm_at_logit(efficiency_rows(table, condition), logit=logit, n_resamples=1)
+    return float(np.polyfit(np.log(found.n_train), np.log(found.norm), 1)[0])  # nan where a norm is
+
+
 def slope(condition: str) -> Callable[[pd.DataFrame], float]:
-    """Reads the slope of log norm at one correct logit over log D, over all sizes; nan if a size has no such norm."""
-
-    def read(rows: pd.DataFrame) -> float:
-        table = nets(rows, condition)
-        sizes = rows[rows["condition"] == condition]["n_train"].nunique()
-        logit = common_logit(table)
-        if isnan(logit) or table["n_train"].nunique() < sizes:
-            return nan
-        found = norm_at_logit(efficiency_rows(table, condition), logit=logit, n_resamples=1)
-        if np.isnan(found.norm).any():
-            return nan
-        return float(np.polyfit(np.log(found.n_train), np.log(found.norm), 1)[0])
-
-    return read
+    """Reads the slope of a condition, at a correct logit that all its nets lie on both sides of."""
+    return lambda rows: slope_at(rows, condition, common_logit(nets(rows, condition)))
 
 
 def steeper(rows: pd.DataFrame) -> float:
-    """Reads by how much the memorising slope exceeds the generalising one."""
-    return slope(MEMORISING["random"])(rows) - slope(GENERALISING)(rows)
+    """Reads by how much the memorising slope exceeds the generalising one, both at one correct logit."""
+    conditions = (MEMORISING["random"], GENERALISING)
+    logit = common_logit(pd.concat([nets(rows, condition) for condition in conditions]))
+    rote, general = (slope_at(rows, condition, logit) for condition in conditions)
+    return rote - general
 
 
 RISES = Bound(low=0.1)
@@ -174,7 +171,7 @@ CLAIMS = (
     Claim(
         name="memorising_is_steeper",
         published=_P1,
-        quantity="slope of random labels less that of generalising nets",
+        quantity="slope of random labels less that of generalising nets, both at one correct logit",
         holds_if=RISES,
         value=steeper,
         chance=0.0,
@@ -205,20 +202,18 @@ def logit_against_norm(rows: pd.DataFrame) -> go.Figure:
 def norm_against_size(rows: pd.DataFrame) -> go.Figure:
     """Norm at one correct logit against D, with the interval over seeds."""
     tables = {condition: nets(rows, condition) for condition in CONDITIONS}
-    logit = common_logit(pd.concat(tables.values()))
+    shared = common_logit(pd.concat(tables.values()))
     figure = go.Figure()
     for colour, (condition, table) in zip(LINE_COLOURS, tables.items(), strict=False):
-        if table.empty:
+        logit = common_logit(table) if isnan(shared) else shared
+        if isnan(logit):  # its nets lie on one side of every logit
             continue
-        of_kind = common_logit(table) if isnan(logit) else logit
-        if isnan(of_kind):
-            continue
-        found = norm_at_logit(efficiency_rows(table, condition), logit=of_kind)
+        found = norm_at_logit(efficiency_rows(table, condition), logit=logit)
         figure.add_scatter(
             x=found.n_train,
             y=found.norm,
             error_y={"array": found.high - found.norm, "arrayminus": found.norm - found.low},
-            name=f"{condition}, at {of_kind:.1f}",
+            name=f"{condition}, at logit {logit:.1f}",
             line={"color": colour},
         )
     figure.update_xaxes(title_text="training pairs D", type="log")

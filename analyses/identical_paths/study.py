@@ -37,7 +37,7 @@ from circuit_lab.measures import (
 from circuit_lab.measures.patching.query_pairs import DIRECTIONS
 from circuit_lab.nets import HookedSharedTransformer, shared_transformer
 from circuit_lab.report.figures.style import GREY, LAYOUT, LINE_COLOURS, PALE
-from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun, find_study
 from circuit_lab.studies.study import COLUMNS
 from circuit_lab.studies.timeline import last_value
 from circuit_lab.tasks import Queries, TwoHopTask
@@ -80,13 +80,17 @@ ID = "ID"
 
 def natural(seed: int) -> StudyRun:
     """The run without augmentation."""
-    return StudyRun("universal", "universal/natural", seed, {"task.regime": "natural"}, steps=1.5)
+    return run_of("universal/natural", seed)
 
 
 def both_full(seed: int, net: str = "universal") -> StudyRun:
     """A run with both hops of OOD facts augmented."""
-    steps = {"universal": 1.0, "standard": 0.6}[net]
-    return StudyRun(net, f"{net}/both_full", seed, {"task.regime": "both_full"}, steps=steps)
+    return run_of(f"{net}/both_full", seed)
+
+
+def run_of(name: str, seed: int) -> StudyRun:
+    """A run of the study `no_sharing`."""
+    return next(run for run in find_study("no_sharing").runs(seed) if run.name == name)
 
 
 def twin(seed: int) -> StudyRun:

@@ -13,7 +13,6 @@ from math import nan
 import pandas as pd
 import plotly.graph_objects as go
 
-from circuit_lab.measures import proportion_interval
 from circuit_lab.report.figures.style import LAYOUT
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
 from circuit_lab.studies.figures import timeline_panels
@@ -22,11 +21,10 @@ from circuit_lab.studies.timeline import (
     TEST_ID,
     TEST_OOD,
     TRAINING,
+    accuracy_rows,
     last_value,
-    times_the_steps,
+    steps_claim,
 )
-from circuit_lab.tasks import TwoHopTask
-from circuit_lab.training import load_checkpoint, read_metrics
 
 NATURAL, BOTH_FULL = "natural", "both_full"
 N_PEOPLE = 16
@@ -67,23 +65,11 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
     parts = []
     for regime in (NATURAL, BOTH_FULL):
         run = run_of(regime, seed)
-        parts += [accuracy_rows(lab, run, condition=regime), diagnosis_rows(lab, run, condition=regime)]
+        parts += [
+            accuracy_rows(lab, run, condition=regime, splits=(TRAINING, TEST_ID, TEST_OOD)),
+            diagnosis_rows(lab, run, condition=regime),
+        ]
     return pd.concat(parts).fillna({"site": "", "verdict": ""})
-
-
-def accuracy_rows(lab: Lab, run: StudyRun, *, condition: str) -> pd.DataFrame:
-    """Accuracy on training items and held-out splits at every evaluation."""
-    task = load_checkpoint(lab.last(run)).task
-    assert isinstance(task, TwoHopTask), "the run's recipe names a two-hop task"
-    n_queries = {TRAINING: len(task.training)} | {split: len(task.splits[split]) for split in (TEST_ID, TEST_OOD)}
-    rows = []
-    for record in read_metrics(lab.folder(run)):
-        for split, n in n_queries.items():
-            value = record[f"accuracy/{'training' if split == TRAINING else split}"]
-            interval = proportion_interval(round(value * n), n)
-            rows.append((record["step"], split, value, n, interval.low, interval.high))
-    table = pd.DataFrame(rows, columns=["step", "split", "value", "n", "low", "high"])
-    return table.assign(condition=condition, quantity=ACCURACY)
 
 
 def diagnosis_rows(lab: Lab, run: StudyRun, *, condition: str) -> pd.DataFrame:
@@ -129,14 +115,14 @@ CLAIMS = (
         value=accuracy_gain,
         chance=0.0,
     ),
-    Claim(
-        name="augmentation_is_sooner",
+    steps_claim(
+        "augmentation_is_sooner",
+        (NATURAL, ACCURACY, TEST_OOD, THERE),
+        (BOTH_FULL, ACCURACY, TEST_OOD, THERE),
+        times=2.0,
         published="Full augmentation generalises before 0.1 M steps, natural after 0.32 M ([He] figure 4, on tokens)",
         quantity=f"steps until test_ood accuracy is {THERE}, natural over both_full; ratio, > 0; a lower bound where "
         "natural never is",
-        holds_if=Bound(low=2.0),
-        value=times_the_steps((NATURAL, ACCURACY, TEST_OOD, THERE), (BOTH_FULL, ACCURACY, TEST_OOD, THERE)),
-        chance=1.0,
     ),
     Claim(
         name="full_is_the_circuit",

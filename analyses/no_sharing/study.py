@@ -7,7 +7,7 @@ their accuracies stands the test of the reason given for a failure, representati
 atomic answer is put where the net reads an entity, as the bridge at r1's position, or as the input at h's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from math import inf, nan
 
 import pandas as pd
@@ -15,30 +15,37 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from circuit_lab import load_checkpoint
-from circuit_lab.measures import known_good, proportion_interval
+from circuit_lab.measures import known_good
 from circuit_lab.measures.two_hop.representation_mismatch import PlaceOfEntity, representation_mismatch
 from circuit_lab.nets import HookedNet, shared_transformer
 from circuit_lab.report.figures.style import GREY, LAYOUT, LINE_COLOURS
-from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun, find_study
 from circuit_lab.studies.study import COLUMNS
+from circuit_lab.studies.timeline import ACCURACY, accuracy_rows
 from circuit_lab.tasks import Queries, TwoHopTask
-from circuit_lab.training import read_metrics
 from circuit_lab.verdict.thresholds import THRESHOLDS
 
-CONDITIONS = {
-    "universal/both_full": 1.0,
+CONDITIONS = (
+    "universal/both_full",
+    "shared/both_full",
+    "standard/both_full",
+    "universal/second_hop_full",
+    "standard/second_hop_full",
+    "universal/natural",
+    "standard/natural",
+)
+"""Runs: `<net>/<regime>`. Those of the universal net are those of the study `augmentation_regimes`."""
+STEPS = {
     "shared/both_full": 0.6,
     "standard/both_full": 0.6,
-    "universal/second_hop_full": 1.0,
     "standard/second_hop_full": 1.0,
-    "universal/natural": 1.5,
     "standard/natural": 1.0,
 }
-"""Run -> steps, as a multiple of the base recipe's; `<net>/<regime>`."""
+"""Of the other runs, as a multiple of the base recipe's."""
 SPLITS = ("test_id", "test_ood")
 TRAINING = "train_inferred"
 COLOURS = (*LINE_COLOURS, "black")
-ACCURACY, THROUGH_BRIDGE, FOLLOWS = "accuracy", "right answers through the bridge", "answers that follow"
+THROUGH_BRIDGE, FOLLOWS = "right answers through the bridge", "answers that follow"
 CEILING, LATE, LATER, SHIFTED = "own form", "late state", "written later", "shifted"
 STATES = (CEILING, LATE, SHIFTED, LATER, "mapped", "rotated", "mapped, new entity", "mismatched map", "another entity")
 READABLE = 0.2
@@ -49,7 +56,9 @@ below .1."""
 def run_of(condition: str, seed: int) -> StudyRun:
     """The run of a condition."""
     net, regime = condition.split("/")
-    return StudyRun(net, condition, seed, {"task.regime": regime}, steps=CONDITIONS[condition])
+    if net == "universal":
+        return next(run for run in find_study("augmentation_regimes").runs(seed) if run.name == condition)
+    return StudyRun(net, condition, seed, {"task.regime": regime}, steps=STEPS[condition])
 
 
 def runs(seed: int) -> list[StudyRun]:
@@ -73,25 +82,13 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
             if row.name == THROUGH_BRIDGE and row.split in SPLITS
         ]
         at_end = pd.concat([pd.DataFrame(through), *mismatch_rows(net, checkpoint.task, seed)])
-        parts.append(accuracy_rows(read_metrics(lab.folder(run)), checkpoint.task).assign(condition=condition))
+        learning = accuracy_rows(lab, run, condition=condition, splits=(TRAINING, *SPLITS))
+        parts.append(learning.assign(chance=learning["split"].map(checkpoint.task.chance)))
         parts.append(at_end.assign(condition=condition, step=lab.step(path)))
     numbers = dict.fromkeys(("value", "low", "high", "chance"), float)
     text = dict.fromkeys(("split", "place", "position", "stage", "state"), "")
     table = pd.concat(parts, ignore_index=True)
     return table.reindex(columns=[*COLUMNS, "chance", *list(text)[1:]]).fillna(text).astype(numbers)
-
-
-def accuracy_rows(records: Sequence[Mapping[str, float]], task: TwoHopTask) -> pd.DataFrame:
-    """The accuracy on each split at every evaluation of a run, with Wilson intervals."""
-    rows = []
-    for record in records:
-        for split in (TRAINING, *SPLITS):
-            value, n = record[f"accuracy/{split}"], len(task.splits[split])
-            interval = proportion_interval(round(value * n), n)
-            numbers = {"value": value, "n": n, "low": interval.low, "high": interval.high}
-            row = {"step": record["step"], "split": split, "quantity": ACCURACY, "chance": task.chance[split]}
-            rows.append(row | numbers)
-    return pd.DataFrame(rows)
 
 
 def mismatch_rows(net: HookedNet, task: TwoHopTask, seed: int) -> list[pd.DataFrame]:

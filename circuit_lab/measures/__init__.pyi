@@ -7,7 +7,7 @@ from .hooked_model import HookedModel
 from .intervals import CONFIDENCE_LEVEL, Interval, MeanInterval, mean_interval, proportion_interval
 from .metrics import METRIC_UNITS, METRICS, Target, target_of
 from .modular.efficiency import Crossing, EfficiencyRow, NormAtLogit, crossing, norm_at_logit, rows_frame
-from .modular.efficiency_row import PURE_NORM_SHARE, efficiency_row
+from .modular.efficiency_row import PURE_NORM_SHARE, efficiency_row, generalising_norm_share
 from .modular.frequency_ablation import (
     ANSWER,
     INPUTS,
@@ -189,6 +189,7 @@ __all__ = [
     "frequency_ablation",
     "frequency_energy",
     "fresh_weights",
+    "generalising_norm_share",
     "gini",
     "gradient_weight_alignment",
     "grid_similarity",

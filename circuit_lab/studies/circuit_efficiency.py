@@ -4,10 +4,6 @@ Sizes are shares of all pairs, so that they mean the same at every scale. In [Va
 and .12 of the pairs, semi-grokking between .12 and .16. Pairs of one seed are nested.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
-
 from circuit_lab.studies.study import StudyRun
 
 NET = "modular"
@@ -18,36 +14,30 @@ DECAYS = (0.6, 1.0, 1.8)
 DECAY = 1.0
 GROKKED = 0.4
 """Share of the pairs at which nets grok within the recipe's steps."""
-GENERALISED: Mapping[float, float] = MappingProxyType({0.4: 1.0, 0.5: 0.7, 0.6: 0.5})
-"""Share -> length as a multiple of the recipe's: with more pairs nets grok sooner, and each step takes longer."""
+GENERALISED = (GROKKED, 0.55)
+"""Shares at which nets are trained to generalise, all for as long."""
 MEMORISED = (0.022, 0.043, 0.086, 0.172)
 """Shares with random labels: 77, 150, 299 and 599 pairs at small scale."""
 RETRAINED = (0.029, 0.041, 0.057, 0.081, 0.115, 0.163, 0.23)
 """Shares that grokked nets are trained on with: geometric, by a factor of the square root of 2."""
 RANDOM_LABELS = ("random", "random_commutative")
 _MEMORISING_STEPS, _RETRAINING_STEPS = 0.8, 2 / 3
-_NAMES: Mapping[str, str] = MappingProxyType({"S5: ab": "S5"})
-"""Operations that no folder may be called, and what is one instead."""
 
 
-def trained(
-    seed: int, *, share: float = GROKKED, decay: float = DECAY, operation: str = SUM, steps: float = 1.0
-) -> StudyRun:
+def trained(seed: int, *, share: float = GROKKED, decay: float = DECAY, operation: str = SUM) -> StudyRun:
     """A net trained from its initial weights on true labels.
 
     Args:
         seed: Seed.
         share: Share of the pairs it is trained on.
         decay: Weight decay.
-        operation: What it computes.
-        steps: Length, as a multiple of the base recipe's.
+        operation: What it computes, modulo the recipe's prime.
 
     Returns:
         The run.
     """
-    settings = {**_task(operation, share, seed), "optimizer.weight_decay": decay}
-    length = "" if steps == 1 else f"/steps={steps:g}"
-    return StudyRun(NET, f"{_folder(operation)}/share={share:g}/decay={decay:g}{length}", seed, settings, steps=steps)
+    settings = {"task.operation": operation, "task.train_share": share, "optimizer.weight_decay": decay}
+    return StudyRun(NET, f"modular/{operation}/share={share:g}/decay={decay:g}", seed, settings)
 
 
 def memorising(seed: int, labels: str, *, share: float, decay: float = DECAY) -> StudyRun:
@@ -68,7 +58,7 @@ def memorising(seed: int, labels: str, *, share: float, decay: float = DECAY) ->
     return StudyRun(NET, name, seed, settings, steps=_MEMORISING_STEPS)
 
 
-def retrained(seed: int, *, share: float, decay: float = DECAY, operation: str = SUM, steps: float = 1.0) -> StudyRun:
+def retrained(seed: int, *, share: float, decay: float = DECAY, operation: str = SUM) -> StudyRun:
     """A net that had grokked, trained on with fewer of its pairs.
 
     Args:
@@ -76,23 +66,11 @@ def retrained(seed: int, *, share: float, decay: float = DECAY, operation: str =
         share: Share of the pairs it is trained on with.
         decay: Weight decay, also that of its first training.
         operation: What it computes.
-        steps: Length of its first training, as in `trained`.
 
     Returns:
         The run.
     """
-    parent = trained(seed, decay=decay, operation=operation, steps=steps)
+    parent = trained(seed, decay=decay, operation=operation)
     settings = {"task.train_share": share, "optimizer.weight_decay": decay, "checkpoints.every": 2500}
     name = f"retrained/{parent.name.removeprefix('modular/')}/share={share:g}"
     return StudyRun(NET, name, seed, settings, steps=_RETRAINING_STEPS, parent=parent)
-
-
-def _task(operation: str, share: float, seed: int) -> dict[str, Any]:
-    """The settings that say which task; a whole table where the recipe's prime must go."""
-    if operation.startswith("S5"):
-        return {"task": {"kind": "modular", "operation": operation, "train_share": share, "seed": seed}}
-    return {"task.operation": operation, "task.train_share": share}
-
-
-def _folder(operation: str) -> str:
-    return f"modular/{_NAMES.get(operation, operation)}"

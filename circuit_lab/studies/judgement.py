@@ -2,7 +2,7 @@
 
 | | |
 |---|---|
-| held | the number of every seed agrees with the statement |
+| held | the number of every seed that has one agrees with the statement |
 | not held | that of no seed does |
 | inconclusive | seeds disagree |
 | untested | no seed has a number |

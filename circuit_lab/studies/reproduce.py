@@ -36,6 +36,7 @@ from circuit_lab.verdict.source_hash import source_hash
 
 RUNS = Path("runs/studies")
 _TABLES = "tables"
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +156,12 @@ def measure_seed(name: str, scale: str, seed: int, folder: Path) -> pd.DataFrame
 
 
 def _key(study: Study, seed: int, folder: Path, scale: str) -> str:
-    """Hash of everything that the measurements of a seed depend on: code, recipes, last weights."""
+    """Hash of everything that the measurements of a seed depend on: code (of studies too), recipes, last weights."""
     lab = Lab(scale, folder)
     described = {
         "study": (analyses_folder() / study.name / STUDY_FILE).read_text(encoding="utf-8"),
         "code": source_hash(),
+        "studies": {path.name: path.read_text(encoding="utf-8") for path in sorted(_HERE.glob("*.py"))},
         "runs": [
             [run.place, recipe_at(run, folder, scale=scale).to_toml(), load_checkpoint(lab.last(run)).weights_hash]
             for run in with_parents(study.runs(seed))
@@ -174,9 +176,17 @@ def _provenance(study: Study, scale: str, seeds: Sequence[int], folder: Path) ->
         study=study.name,
         scale=scale,
         seeds=list(seeds),
-        command=f"circuit-lab reproduce {study.name} --scale {scale} --seeds {len(seeds)}",
+        command=_command(study.name, scale, list(seeds)),
         commit=commit_in_words(),
         machine=machine_in_words(),
         versions=versions(),
         n_training_steps=sum(recipe_at(run, folder, scale=scale).training.n_steps for run in runs),
     )
+
+
+def _command(name: str, scale: str, seeds: list[int]) -> str:
+    """What measures a study again; the command line knows the seeds 0, 1, ... only."""
+    if seeds == list(range(len(seeds))):
+        return f"circuit-lab reproduce {name} --scale {scale} --seeds {len(seeds)}"
+    call = f"reproduce({name!r}, scale={scale!r}, seeds={seeds})"
+    return f'python -c "from circuit_lab.studies import reproduce; {call}"'

@@ -19,6 +19,10 @@ from circuit_lab.training import write_atomically
 MEASUREMENTS, PROVENANCE = "measurements.csv", "provenance.json"
 _DIGITS = 6
 """Significant digits that are stored; more would differ between machines."""
+_CLONE = Path(__file__).resolve().parents[2]
+"""The folder that holds the package: that of a clone, or `site-packages`."""
+_MEASURES = ("circuit_lab/*.py", "circuit_lab/*.toml", "analyses/*.py", "analyses/*.toml")
+"""Files of a clone that decide a measurement, at any depth; results beside a study are none of them."""
 
 
 class Provenance(BaseModel):
@@ -29,7 +33,8 @@ class Provenance(BaseModel):
         scale: Its scale.
         seeds: Seeds of its runs.
         command: What makes it again.
-        commit: Commit of the code that measured, with "+" where files differed from it; "unknown" outside a clone.
+        commit: Commit of the code that measured, with "+" where code, studies or recipes differed from it; "unknown"
+            outside a clone.
         machine: Kind of machine, such as "x86_64, 2 cores".
         versions: Of this library and of torch.
         n_training_steps: Optimiser steps of all runs that were measured.
@@ -141,16 +146,26 @@ def machine_in_words() -> str:
     return f"{words}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else words
 
 
-def commit_in_words() -> str:
-    """The commit of a clone, with "+" where tracked files differ from it; "unknown" elsewhere."""
-    here = Path(__file__).resolve().parent
+def commit_in_words(folder: Path = _CLONE) -> str:
+    """The commit of a clone.
+
+    Args:
+        folder: What holds the package.
+
+    Returns:
+        Its commit, with "+" where code, studies or recipes differ from it, new ones too; "unknown" where the folder is
+        not itself a repository, such as an environment inside the repository of another project.
+    """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+        run = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
-        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed.strip() else "")
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return "unknown"
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *_MEASURES)
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -1,12 +1,15 @@
 """Timelines of runs as measurements, and the numbers that claims read from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isnan, nan
 
 import pandas as pd
 
+from circuit_lab.measures import proportion_interval
 from circuit_lab.studies.lab import Lab
-from circuit_lab.studies.study import StudyRun
+from circuit_lab.studies.study import Bound, Claim, StudyRun
+from circuit_lab.tasks import TwoHopTask
+from circuit_lab.training import load_checkpoint, read_metrics
 from circuit_lab.verdict.runs.quantities import find_evidence
 
 TRAINING, TEST_ID, TEST_OOD = "all training items", "test_id", "test_ood"
@@ -55,6 +58,31 @@ def timeline_rows(lab: Lab, run: StudyRun, *, condition: str) -> pd.DataFrame:
     return table.assign(condition=condition).sort_values(["quantity", "split", "step"], kind="stable")
 
 
+def accuracy_rows(lab: Lab, run: StudyRun, *, condition: str, splits: Sequence[str]) -> pd.DataFrame:
+    """The accuracies of a run at every evaluation, from its own metrics; more often than there are checkpoints.
+
+    Args:
+        lab: The finished runs.
+        run: One of them, on a two-hop task.
+        condition: What the run is called in the study.
+        splits: Splits of its task, and `TRAINING` for all that it is trained on.
+
+    Returns:
+        Rows with the columns of `COLUMNS`; every value is a share in [0, 1] with its 95 % interval.
+    """
+    task = load_checkpoint(lab.last(run)).task
+    assert isinstance(task, TwoHopTask), "such a run has a two-hop task"
+    n_queries = {split: len(task.training if split == TRAINING else task.splits[split]) for split in splits}
+    rows = []
+    for record in read_metrics(lab.folder(run)):
+        for split, n in n_queries.items():
+            value = record[f"accuracy/{'training' if split == TRAINING else split}"]
+            interval = proportion_interval(round(value * n), n)
+            rows.append((record["step"], split, value, n, interval.low, interval.high))
+    table = pd.DataFrame(rows, columns=["step", "split", "value", "n", "low", "high"])
+    return table.assign(condition=condition, quantity=ACCURACY)
+
+
 def series(rows: pd.DataFrame, condition: str, quantity: str, split: str) -> pd.DataFrame:
     """One quantity of one condition on one split, in order of step."""
     chosen = (rows["condition"] == condition) & (rows["quantity"] == quantity) & (rows["split"] == split)
@@ -83,23 +111,51 @@ Level = tuple[str, str, str, float]
 """(condition, quantity, split, level)."""
 
 
-def times_the_steps(later: Level, earlier: Level) -> Callable[[pd.DataFrame], float]:
+def times_the_steps(later: Level, earlier: Level, *, holds_from: float) -> Callable[[pd.DataFrame], float]:
     """Reads how many times as many steps one quantity takes to its level as another; a ratio, > 0.
 
     Args:
         later: What is divided.
         earlier: What it is divided by.
+        holds_from: The ratio from which the claim holds.
 
     Returns:
         A function of measurements. Where the first never gets to its level, the steps of its run stand for it and the
-        ratio is a lower bound; where the second never does, it is nan.
+        ratio is a lower bound: one of at least `holds_from` decides, a lower one tells nothing and is nan. Where the
+        second never does, it is nan.
     """
 
     def read(rows: pd.DataFrame) -> float:
         *of_later, level = later
         *of_earlier, earlier_level = earlier
-        steps = first_step(rows, *of_later, level=level)
-        steps = last_step(rows, later[0]) if isnan(steps) else steps
-        return steps / first_step(rows, *of_earlier, level=earlier_level)
+        reached, divisor = first_step(rows, *of_later, level=level), first_step(rows, *of_earlier, level=earlier_level)
+        if not isnan(reached):
+            return reached / divisor
+        at_least = last_step(rows, later[0]) / divisor
+        return at_least if at_least >= holds_from else nan
 
     return read
+
+
+def steps_claim(name: str, later: Level, earlier: Level, *, times: float, published: str, quantity: str) -> Claim:
+    """A claim that one quantity takes many times as many steps to its level as another.
+
+    Args:
+        name: As in `Claim`, and so `published` and `quantity`.
+        later: What takes more steps.
+        earlier: What takes fewer.
+        times: How many times as many, at least.
+        published: What the paper says.
+        quantity: What the ratio is.
+
+    Returns:
+        The claim; its number is that of `times_the_steps`.
+    """
+    return Claim(
+        name=name,
+        published=published,
+        quantity=quantity,
+        holds_if=Bound(low=times),
+        value=times_the_steps(later, earlier, holds_from=times),
+        chance=1.0,
+    )

@@ -241,7 +241,7 @@ EFFECTS = [[4.0, 0.0, 0.0], [0.0, -2.0, 0.5], [0.0, 0.0, 1.0]]
 """Of embed -> attn 0, attn 0 -> mlp 0 and mlp 2 -> logits, at h, r1 and r2."""
 
 
-def by_hand(positions=POSITIONS, *, effects=None, edges=True):
+def by_hand(positions=POSITIONS, *, effects=None, edges=True, found=True, held=False):
     net = make_net(layer_map=(0, 1, 0), n_heads=2)
     asked = queries_from_tokens(torch.tensor([[1, 2, 3]]), torch.tensor([4]), position_names=positions)
     accuracy = Evidence("accuracy", "test_ood", "", 0.9246, 0.88, 0.95, 199, "share", 0.02, "chance", True)
@@ -253,7 +253,7 @@ def by_hand(positions=POSITIONS, *, effects=None, edges=True):
         measurements=SimpleNamespace(
             subject=SimpleNamespace(net=net, task=SimpleNamespace(splits={"test_id": asked, "test_ood": asked})),
             lens={"test_id": lens_reading(0.2, positions), "test_ood": lens_reading(0.1, positions)},
-            located=SimpleNamespace(found=True, sites=(Site("resid_post 0", (1,)),), position_names=positions),
+            located=SimpleNamespace(found=found, sites=(Site("resid_post 0", (1,), held),), position_names=positions),
         ),
     )
     exhibits = TwoHopExhibits(
@@ -379,6 +379,12 @@ def test_summary_says_where_and_how_much(panel):
     assert "attn 0 → mlp 0 @ r1 -2.00" in panel["summary"][2]
 
 
+@pytest.mark.parametrize(("found", "held"), [(True, True), (True, False), (False, True)])
+def test_a_held_site_is_explained_where_it_was_located(found, held):
+    how = by_hand(found=found, held=held)["how"]
+    assert ("was located with its positions replaced" in how) == (found and held)
+
+
 def test_hostile_names_stay_text():
     panel = by_hand((HOSTILE, "r1", "r2"))
     svg = str(panel["svg"])
@@ -458,6 +464,17 @@ def test_modular_sites_print_the_evidence(modular, modular_panel):
         cell = modular_panel["data"]["ablations"][site][modular_panel["data"]["splits"].index(split)]
         assert cell[3] == pytest.approx(without.control, abs=1e-3) and cell[4] == without.n and cell[9] == without.site
     assert with_class(nodes["m1.2"], "ablated") == []
+
+
+def test_attention_is_explained_where_it_is_drawn(modular):
+    diagnosis, exhibits = modular
+    without = replace(exhibits, attention=None)
+    elsewhere = replace(exhibits, attended=("prefix", *exhibits.position_names))
+    for shown, is_drawn in ((exhibits, True), (without, False), (elsewhere, False)):
+        panel = circuit_panel(diagnosis, shown)
+        assert bool(with_class(svg_of(panel), "look")) == is_drawn
+        assert ("attention is the mean" in panel["how"]) == is_drawn
+        assert ("look" in {entry["mark"] for entry in panel["legend"]}) == is_drawn
 
 
 def test_bars_are_drawn_to_one_scale(modular_panel):

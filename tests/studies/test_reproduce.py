@@ -1,6 +1,8 @@
 """A study is trained, measured, stored and judged, and a second call repeats nothing."""
 
 import json
+import shutil
+import sys
 
 import pandas as pd
 import pytest
@@ -47,6 +49,32 @@ def test_another_study_text_measures_again(home):
     tables = sorted((home.parent / "runs/smoke/tables/toy").glob("*.csv"), key=lambda path: path.stat().st_mtime_ns)
     first, again = (pd.read_csv(path)["value"][0] for path in tables)
     assert again == pytest.approx(2 * first, rel=1e-5)
+
+
+def test_other_code_of_the_studies_measures_again(home, monkeypatch):
+    module = sys.modules["circuit_lab.studies.reproduce"]  # the package's own name for it is the function
+    code = home.parent / "code"
+    shutil.copytree(module._HERE, code)
+    monkeypatch.setattr(module, "_HERE", code)
+    for n_tables in (1, 2):
+        run(home, seeds=(0,))
+        assert len(list((home.parent / "runs/smoke/tables/toy").glob("*.csv"))) == n_tables
+        timeline = code / "timeline.py"
+        timeline.write_text(timeline.read_text() + "# changed\n")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "command"),
+    [
+        ((0,), "circuit-lab reproduce toy --scale smoke --seeds 1"),
+        (
+            (1,),
+            "python -c \"from circuit_lab.studies import reproduce; reproduce('toy', scale='smoke', seeds=[1])\"",
+        ),
+    ],
+)
+def test_the_command_that_makes_it_again_names_the_seeds(home, seeds, command):
+    assert run(home, seeds=seeds).results.provenance.command == command
 
 
 @pytest.mark.slow

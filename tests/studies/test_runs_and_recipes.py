@@ -3,7 +3,7 @@
 import pytest
 
 from circuit_lab.errors import InputError
-from circuit_lab.studies import SCALES, StudyRun, recipe_of
+from circuit_lab.studies import SCALES, StudyRun, find_study, recipe_of, study_names
 from circuit_lab.studies.recipes import base_tables
 from circuit_lab.studies.runs import with_parents
 
@@ -68,6 +68,12 @@ def test_what_is_not_there_is_named():
         recipe_of(RUN, "tiny")
     with pytest.raises(InputError, match=r"mamba-small.toml; there are recipes of: modular, recursive, shared"):
         recipe_of(StudyRun("mamba", "mamba", 0), "small")
+
+
+def test_no_two_studies_mean_different_runs_by_one_name():
+    runs = [run for name in study_names() for run in find_study(name).runs(0)]
+    found = with_parents(runs)
+    assert len({run.place for run in found}) == len(found) < len(runs)
 
 
 def test_ancestors_come_first_and_once():

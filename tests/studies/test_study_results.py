@@ -1,5 +1,6 @@
 """What is stored of a study is what was measured."""
 
+import subprocess
 from math import inf, nan
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 
 from circuit_lab.errors import InputError
 from circuit_lab.studies import Provenance, StudyResults, read_results
-from circuit_lab.studies.results import checked, write_results
+from circuit_lab.studies.results import checked, commit_in_words, write_results
 
 ROWS = pd.DataFrame(
     {
@@ -48,3 +49,53 @@ def test_damaged_results_are_refused(tmp_path, damage):
     (tmp_path / damage).write_text("{")
     with pytest.raises(InputError, match="holds no results of a study"):
         read_results(tmp_path)
+
+
+FILES = ("circuit_lab/deep/net.py", "analyses/toy/study.py", "analyses/recipes/toy.toml", "docs/page.py")
+"""Of a clone; all but the last decide what is measured."""
+
+
+def git(folder, *words):
+    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository with one commit, of `FILES`."""
+    folder = tmp_path / "clone"
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a = 1\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message=first")
+    return folder
+
+
+def test_the_commit_is_that_of_the_clone(clone):
+    assert commit_in_words(clone) == git(clone, "rev-parse", "--short=12", "HEAD")
+
+
+@pytest.mark.parametrize(
+    "name", [*FILES[:3], "analyses/other/study.py", "analyses/recipes/new.toml", "circuit_lab/b.py"]
+)
+def test_code_that_the_commit_does_not_have_is_marked(clone, name):
+    (clone / name).parent.mkdir(exist_ok=True)
+    (clone / name).write_text("a = 2\n")
+    assert commit_in_words(clone) == git(clone, "rev-parse", "--short=12", "HEAD") + "+"
+
+
+@pytest.mark.parametrize(
+    "name", [FILES[3], "analyses/toy/small/measurements.csv", "analyses/toy/small/provenance.json"]
+)
+def test_results_and_pages_change_nothing(clone, name):
+    (clone / name).parent.mkdir(exist_ok=True)
+    (clone / name).write_text("a = 2\n")
+    assert not commit_in_words(clone).endswith("+")
+
+
+def test_a_package_inside_the_repository_of_another_project_has_no_commit(clone, tmp_path):
+    installed = clone / "venv" / "site-packages"
+    (installed / "circuit_lab").mkdir(parents=True)
+    assert commit_in_words(installed) == "unknown"
+    assert commit_in_words(tmp_path) == "unknown", "no repository at all"

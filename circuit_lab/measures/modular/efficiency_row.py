@@ -14,6 +14,19 @@ from circuit_lab.tasks import ModularTask
 PURE_NORM_SHARE = 0.95
 
 
+def generalising_norm_share(net: HookedNet, task: ModularTask) -> float:
+    """Share of the norm of the held-out logits that is in the generalising part, in [0, 1].
+
+    Args:
+        net: A net.
+        task: What it was trained on, with true labels.
+
+    Returns:
+        The square root of the energy share on pairs whose mirror image is held out, too.
+    """
+    return max(trig_decomposition(net, task).splits["test_unmirrored"].energy_share, 0.0) ** 0.5
+
+
 def efficiency_row(net: HookedNet, task: ModularTask, *, weight_decay: float, seed: int) -> EfficiencyRow:
     """Correct logit on the training pairs and parameter norm of a pure net.
 
@@ -37,11 +50,10 @@ def efficiency_row(net: HookedNet, task: ModularTask, *, weight_decay: float, se
     """
     found = logit_efficiency(net, task.training)
     if task.config.labels == "true":
-        energy_share = trig_decomposition(net, task).splits["test_unmirrored"].energy_share
-        norm_share = max(energy_share, 0.0) ** 0.5
-        if norm_share <= PURE_NORM_SHARE:
+        share = generalising_norm_share(net, task)
+        if share <= PURE_NORM_SHARE:
             raise ValueError(
-                f"the net is no pure circuit: {norm_share:.2f} of the norm of its held-out logits is in the "
+                f"the net is no pure circuit: {share:.2f} of the norm of its held-out logits is in the "
                 f"generalising part, of which a generalising net has more than {PURE_NORM_SHARE}; a memorising one is "
                 "trained on random labels"
             )

@@ -7,7 +7,8 @@
    control is a spectrum with equal energy in every frequency.
 3. The nodes at the ablation's sites also show the answers that are right without the key frequencies, and with nothing
    else, from the evidence.
-4. A *look* is the mean attention from the answer's position, over the pairs shown: a reading, no causal evidence.
+4. A *look* is the mean attention from the answer's position, over the pairs shown: a reading, no causal evidence. There
+   is none without attention, or where attention sees positions that have no lane, such as a prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,8 +116,8 @@ def modular_circuit(diagnosis: Diagnosis, exhibits: ModularExhibits) -> dict[str
         "edges": [],
         "summary": _summary(groups, exhibits.key_frequencies, ablations, splits, split),
         "scale": "share of a component's spectrum in the key frequencies",
-        "legend": LEGEND,
-        "how": _how(exhibits),
+        "legend": [entry for entry in LEGEND if looks or entry["mark"] != "look"],
+        "how": _how(exhibits, has_looks=bool(looks)),
         "data": {
             "kind": "modular",
             "splits": splits,
@@ -274,16 +275,18 @@ def _n_pairs(exhibits: ModularExhibits) -> int:
     return exhibits.logit_maps[WHOLE].numel()
 
 
-def _how(exhibits: ModularExhibits) -> str:
+def _how(exhibits: ModularExhibits, *, has_looks: bool) -> str:
     highest, key = exhibits.spectra["share"].max(), ", ".join(exhibits.key_frequencies)
+    attention = (
+        f"; attention is the mean over the {len(exhibits.queries)} pairs of the query explorer" if has_looks else ""
+    )
     return (
         f"Tokens stand side by side, components from the embedding up to the logits. Spectra are read at the answer's "
         f"position over all {_n_pairs(exhibits)} pairs, those of embedding and unembedding off the weights; "
         f"all on one scale, whose highest bar is {highest:.2f}. The key frequencies ({key}) were named on pairs that "
         f"nothing else is read on. “without” and “only” are the shares of answers that are right without the key "
-        f"frequencies, and with nothing else, removed at that node; attention is the mean over the "
-        f"{len(exhibits.queries)} pairs of the query explorer. Point at anything for its number, interval, control "
-        f"and n; click it for all there is on it."
+        f"frequencies, and with nothing else, removed at that node{attention}. Point at anything for its number, "
+        f"interval, control and n; click it for all there is on it."
     )
 
 

@@ -197,7 +197,8 @@ def _how(diagnosis: Diagnosis, net: Net, effects: pd.DataFrame, exhibits: TwoHop
             f"differ in {edges.corruption}; they run upwards, and their width grows with the change of the logit "
             f"difference (as its square root). "
         )
-    if any(isinstance(site, Site) and site.held for site in diagnosis.measurements.located.sites):
+    located = diagnosis.measurements.located
+    if located.found and any(isinstance(site, Site) and site.held for site in located.sites):
         words += (
             "A ringed site “on” was located with its positions replaced at every later stage, too; the numbers in the "
             "nodes are of transplants at one stage. "

@@ -60,7 +60,7 @@ def test_one_seed_has_no_interval():
 )
 def test_a_curve_that_does_not_turn_has_no_midpoint(accuracy, words):
     found = accuracy_transition(SIZES * 2, [accuracy] * 14, [0] * 7 + [1] * 7)
-    assert found.midpoint is None and math.isnan(found.sharpness)
+    assert found.midpoint is None and math.isnan(found.sharpness) and math.isnan(found.width)
     assert np.isnan(found.curve([200, 300])).all()
     assert found.low == found.high == (-math.inf if accuracy > 0.5 else math.inf)
     assert re.search(words, found.explanation)
@@ -73,6 +73,56 @@ def test_an_interval_may_be_open_on_one_side():
 
 
 @pytest.mark.parametrize(
+    ("accuracy", "side"),
+    [
+        ([0.0, 0.0, 0.6, 0.0, 0.0, 0.0, 0.0], math.inf),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5], math.inf),
+        ([1.0, 1.0, 0.4, 1.0, 1.0, 1.0, 1.0], -math.inf),
+        ([0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], -math.inf),
+    ],
+)
+def test_a_curve_that_turns_at_the_edge_of_the_sizes_lies_outside(accuracy, side):
+    """A net or two beyond half, and no rising curve through them: the search for the midpoint ends at its bound."""
+    found = accuracy_transition(SIZES * 2, accuracy * 2, [0] * 7 + [1] * 7)
+    assert found.midpoint is None and math.isnan(found.sharpness)
+    assert found.low == found.high == side
+    words = "below .* more than 800 pairs" if side > 0 else "above .* fewer than 100 pairs"
+    assert re.search(words, found.explanation)
+
+
+def test_a_curve_too_flat_for_a_transition_has_no_sharpness():
+    found = accuracy_transition(SIZES, [1.0, 1.0, 1.0, 0.2, 0.1, 0.0, 0.0], [0] * 7)
+    assert found.midpoint is not None and math.isnan(found.sharpness)
+    assert found.curve([found.midpoint]).tolist() == pytest.approx([0.5])
+    assert np.ptp(found.curve(SIZES)) < 0.2
+    assert "too flat" in found.explanation
+
+
+@pytest.mark.parametrize(
+    ("of_second_seed", "low", "high"), [(0.5, 116.46, math.inf), (0.1, 130.76, math.inf), (0.6, -math.inf, 130.76)]
+)
+def test_a_resample_with_a_single_size_lies_on_the_side_of_its_mean(of_second_seed, low, high):
+    """By hand: a curve through two sizes is exact, and linear in log D on the scale of log-odds.
+
+    The first seed alone has .2 and .9, log-odds -1.386 and 2.197, so 100 * 2 ** (1.386 / 3.583) = 130.76; both have
+    their mean at 100, and the second seed alone that size only. Exactly half has not turned yet.
+    """
+    found = accuracy_transition([100, 200, 100], [0.2, 0.9, of_second_seed], [0, 0, 1])
+    assert (found.low, found.high) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+
+
+def test_each_seed_may_have_a_single_size():
+    found = accuracy_transition([100, 200, 300], [0.5, 0.8, 0.9], [0, 1, 2])
+    assert found.low == -math.inf and found.high == math.inf
+
+
+@pytest.mark.parametrize("n_resamples", [0, -1])
+def test_an_interval_needs_a_resample(n_resamples):
+    with pytest.raises(ValueError, match=f"n_resamples must be at least 1, got {n_resamples}"):
+        accuracy_transition([100, 200], [0.0, 1.0], [0, 1], n_resamples=n_resamples)
+
+
+@pytest.mark.parametrize(
     ("sizes", "accuracy", "seeds", "chance", "message"),
     [
         ([100, 200], [0.0], [0, 0], 0.0, "got 2, 1 and 2 numbers"),
@@ -80,6 +130,8 @@ def test_an_interval_may_be_open_on_one_side():
         ([0, 100], [0.0, 1.0], [0, 0], 0.0, "sizes must be positive"),
         ([100, 200], [0.0, 1.5], [0, 0], 0.0, r"accuracies in \[0, 1\]"),
         ([100, 200], [0.0, 1.0], [0, 0], 1.0, "chance in"),
+        ([100, 200], [0.0, math.nan], [0, 0], 0.0, r"accuracies in \[0, 1\]"),
+        ([100, 200], [0.0, 1.0], [0, 0], math.nan, "chance in"),
     ],
 )
 def test_what_makes_no_curve_is_refused(sizes, accuracy, seeds, chance, message):
