@@ -26,7 +26,7 @@ def results_page() -> str:
 def test_every_folder_with_a_study_is_found():
     assert STUDIES == (
         "augmentation_regimes", "efficiency", "fake_grokking", "identical_paths", "natural_language", "no_sharing",
-        "second_hop", "toy_model", "transfer", "ungrokking",
+        "one_run", "second_hop", "toy_model", "transfer", "ungrokking",
     )  # fmt: skip
 
 
