@@ -2,7 +2,7 @@
 
     circuit-lab reproduce one_run --scale small --seeds 3
 
-The run is the one that the studies `efficiency` and `ungrokking` start from; `diagnose_run` reads it.
+`diagnose_run` reads the run: the logits' two parts, the norm, and the phases.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,8 @@ from circuit_lab.studies.circuit_efficiency import trained
 from circuit_lab.verdict.runs.quantities import EXCHANGE, GENERALISING, HELD_OUT, NORM, REMAINING, TRAINING
 
 CONDITION = "a+b, decay 1"
+SHARE, STEPS = 0.4, 5 / 3
+"""Share of the pairs, at which nets grok late, and length as a multiple of the recipe's."""
 COMPONENTS = ("embedding", "attention", "mlp", "unembedding")
 PHASES = ("memorisation", "circuit_formation", "clean_up")
 STARTS, ENDS = "starts", "ends"
@@ -29,7 +31,7 @@ HALF = 0.5
 
 def runs(seed: int) -> list[StudyRun]:
     """One run."""
-    return [trained(seed)]
+    return [trained(seed, share=SHARE, steps=STEPS)]
 
 
 def measure(lab: Lab, seed: int) -> pd.DataFrame:

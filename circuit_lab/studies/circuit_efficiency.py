@@ -25,7 +25,9 @@ STEPS = 2 / 3
 """Length of every run, as a multiple of the recipe's: 10,000 steps at small scale."""
 
 
-def trained(seed: int, *, share: float = GROKKED, decay: float = DECAY, operation: str = SUM) -> StudyRun:
+def trained(
+    seed: int, *, share: float = GROKKED, decay: float = DECAY, operation: str = SUM, steps: float = STEPS
+) -> StudyRun:
     """A net trained from its initial weights on true labels.
 
     Args:
@@ -33,12 +35,13 @@ def trained(seed: int, *, share: float = GROKKED, decay: float = DECAY, operatio
         share: Share of the pairs it is trained on.
         decay: Weight decay.
         operation: What it computes, modulo the recipe's prime.
+        steps: Length, as a multiple of the recipe's.
 
     Returns:
         The run.
     """
     settings = {"task.operation": operation, "task.train_share": share, "optimizer.weight_decay": decay}
-    return StudyRun(NET, f"modular/{operation}/share={share:g}/decay={decay:g}", seed, settings, steps=STEPS)
+    return StudyRun(NET, f"modular/{operation}/share={share:g}/decay={decay:g}", seed, settings, steps=steps)
 
 
 def memorising(seed: int, labels: str, *, share: float, decay: float = DECAY) -> StudyRun:
