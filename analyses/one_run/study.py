@@ -186,7 +186,7 @@ def exchange(rows: pd.DataFrame) -> go.Figure:
     for shade, name in zip(("rgba(0,0,0,.04)", "rgba(0,0,0,.10)", "rgba(0,0,0,.04)"), PHASES, strict=True):
         start, end = line(first, f"{name} {STARTS}"), line(first, f"{name} {ENDS}")
         if len(start) and len(end):
-            words = {"text": name.replace("_", " "), "font": {"size": 11}}
+            words = {"text": name.replace("_", " "), "font": {"size": 11}, "textangle": -90}
             figure.add_vrect(start.iloc[0], end.iloc[0], fillcolor=shade, line_width=0, label=words, row=1, col=1)  # type: ignore[arg-type]
     figure.update_xaxes(title_text="optimiser steps", row=len(PANELS), col=1)
     title = wrapped(
