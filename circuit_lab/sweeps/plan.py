@@ -24,7 +24,7 @@ import itertools
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ from circuit_lab.errors import InputError, short
 from circuit_lab.tasks.safe_files import open_regular
 from circuit_lab.tasks.task_spec import CONFIG_OF_KIND
 from circuit_lab.training import Recipe, parse_recipe
-from circuit_lab.training.recipe import read_tables, set_key
+from circuit_lab.training.recipe import dotted_keys, read_tables, set_key
 
 MAX_RUNS = 100_000
 RESULT_COLUMNS = (
@@ -119,7 +119,7 @@ def load_sweep(path: str | Path) -> tuple[SweepRun, ...]:
     base = read_tables(path.parent / given.recipe)
     axes = _axes(given, path)
     _check_keys(given, axes, path)
-    for key, value in _leaves(given.set):
+    for key, value in dotted_keys(given.set).items():
         set_key(base, key, value, source=f"sweep {path}")
     n_runs = math.prod(len(axis.points) for axis in axes) * len(seeds)
     if n_runs > MAX_RUNS:
@@ -147,22 +147,9 @@ def _parse(path: Path) -> _SweepFile:
         raise InputError(f"{path} is not valid TOML: {short(error)}") from error
 
 
-def _leaves(tables: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in nested tables.
-
-    >>> list(_leaves({"task": {"p": [7, 11]}, "net.d_model": 8}))
-    [('task.p', [7, 11]), ('net.d_model', 8)]
-    """
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
 def _axes(given: _SweepFile, path: Path) -> list[_Axis]:
     """All axes, in the file's order, under names as short as tells them apart."""
-    listed = dict(_leaves(given.axes))
+    listed = dotted_keys(given.axes)
     last_parts = [key.rpartition(".")[2] for key in listed]
     taken = {*RESULT_COLUMNS, *given.variants, *(part for part in last_parts if last_parts.count(part) > 1)}
     axes = []
@@ -178,7 +165,7 @@ def _axes(given: _SweepFile, path: Path) -> list[_Axis]:
             raise InputError(f"sweep {path}: variants.{name} has no points")
         if name in RESULT_COLUMNS:
             raise InputError(f"sweep {path}: variants.{name}: the table of results has a column {name}; rename it")
-        axes.append(_Axis(name, tuple((label, dict(_leaves(settings))) for label, settings in variants.items())))
+        axes.append(_Axis(name, tuple((label, dotted_keys(settings)) for label, settings in variants.items())))
     for axis in axes:
         labels = [json.dumps(label) for label, _ in axis.points]
         if len(set(labels)) < len(labels):
@@ -189,7 +176,7 @@ def _axes(given: _SweepFile, path: Path) -> list[_Axis]:
 def _check_keys(given: _SweepFile, axes: Sequence[_Axis], path: Path) -> None:
     """Refuse seeds among the settings, and a setting that two axes change."""
     of_axis = {axis.name: {key for _, settings in axis.points for key in settings} for axis in axes}
-    for where, keys in {"set": {key for key, _ in _leaves(given.set)}, **of_axis}.items():
+    for where, keys in {"set": set(dotted_keys(given.set)), **of_axis}.items():
         for key in sorted(keys.intersection(_SEED_KEYS)):
             raise InputError(f"sweep {path}: {where} sets {key}, but seeds are no settings; write seeds = [0, 1, 2]")
     for one, other in itertools.combinations(of_axis, 2):

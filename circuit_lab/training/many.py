@@ -13,7 +13,7 @@ from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.loop import TrainingInterrupted, noted_signals
 from circuit_lab.training.prepared import Prepared, prepare
 from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
-from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.recipe import Recipe, dotted_keys
 from circuit_lab.training.run_identity import check_usable, open_run
 from circuit_lab.training.run_lock import locked
 from circuit_lab.training.stacked_learner import StackedLearner, shared_settings
@@ -79,9 +79,9 @@ def check_stackable(runs: Mapping[Path, Prepared]) -> None:
         InputError: Names the first setting that differs, and two folders.
     """
     (first_folder, first), *others = runs.items()
-    expected = _flat(shared_settings(first.recipe, first.task))
+    expected = _in_words(first)
     for folder, run in others:
-        found = _flat(shared_settings(run.recipe, run.task))
+        found = _in_words(run)
         for key in {**expected, **found}:
             if expected.get(key) != found.get(key):
                 raise InputError(
@@ -90,17 +90,10 @@ def check_stackable(runs: Mapping[Path, Prepared]) -> None:
                 )
 
 
-def _flat(settings: Mapping[str, object]) -> dict[str, str]:
-    """Dotted key -> value, as JSON.
-
-    >>> _flat({"net": {"d_model": 8}})
-    {'net.d_model': '8'}
-    """
-    flat = {}
-    for table, values in settings.items():
-        assert isinstance(values, Mapping), "settings are tables"
-        flat |= {f"{table}.{key}": json.dumps(value) for key, value in values.items()}
-    return flat
+def _in_words(run: Prepared) -> dict[str, str]:
+    """What a run shares with its stack: dotted key -> value, as JSON."""
+    settings = dotted_keys(shared_settings(run.recipe, run.task))
+    return {key: json.dumps(value) for key, value in settings.items()}
 
 
 def _train(members: Sequence[TrainingRun], *, progress: bool) -> dict[Path, TrainingResult]:

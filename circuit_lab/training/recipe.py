@@ -1,7 +1,7 @@
 """Recipes: strict TOML that says everything a training run depends on."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -352,6 +352,18 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     except (ValueError, RecursionError):
         value = text
     set_key(tables, key, value, source=f"--set {override!r}")
+
+
+def dotted_keys(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Dotted key -> value of everything in nested tables.
+
+    >>> dotted_keys({"task": {"p": [7, 11]}, "net.d_model": 8})
+    {'task.p': [7, 11], 'net.d_model': 8}
+    """
+    flat = {}
+    for key, value in tables.items():
+        flat |= dotted_keys(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat
 
 
 def set_key(tables: dict[str, Any], key: str, value: Any, *, source: str) -> None:

@@ -2,12 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from circuit_lab.errors import InputError
 from circuit_lab.tasks.safe_files import check_inside
 from circuit_lab.training.prepared import is_anything_open, prepare
-from circuit_lab.training.recipe import Recipe, load_recipe
+from circuit_lab.training.recipe import Recipe, dotted_keys, load_recipe
 from circuit_lab.training.run_folder import (
     CHECKPOINTS,
     HOLDER,
@@ -111,7 +110,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _check_same(run: Path, before: Recipe, now: Recipe) -> None:
-    old, new = (_flat(r.model_dump(mode="json", exclude_none=True)) for r in (before, now))
+    old, new = (dotted_keys(r.model_dump(mode="json", exclude_none=True)) for r in (before, now))
     different = [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -125,11 +124,3 @@ def _check_same(run: Path, before: Recipe, now: Recipe) -> None:
         raise InputError(
             f"{run} holds a run of {before.training.n_steps} steps; training.n_steps = {now.training.n_steps} is less"
         )
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
-    flat = {}
-    for key, value in tables.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
