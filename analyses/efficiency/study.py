@@ -26,7 +26,15 @@ from circuit_lab.measures import (
 )
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
-from circuit_lab.studies.circuit_efficiency import DECAYS, GENERALISED, MEMORISED, RANDOM_LABELS, memorising, trained
+from circuit_lab.studies.circuit_efficiency import (
+    COMPONENTS,
+    DECAYS,
+    GENERALISED,
+    MEMORISED,
+    RANDOM_LABELS,
+    memorising,
+    trained,
+)
 from circuit_lab.tasks import ModularTask
 from circuit_lab.training import Checkpoint
 
@@ -38,7 +46,6 @@ MEMORISING = {
 CONDITIONS = (*MEMORISING.values(), GENERALISING)
 LEARNT = 0.99
 """Share of the training pairs that a memorising net must answer as trained to count as one."""
-COMPONENTS = ("embedding", "attention", "mlp", "unembedding")
 LOGIT, NORM, SCALE = "correct logit", "norm", "logit scale"
 
 

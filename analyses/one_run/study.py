@@ -17,13 +17,14 @@ from circuit_lab import load_checkpoint
 from circuit_lab.measures import weight_norms
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
-from circuit_lab.studies.circuit_efficiency import trained
+from circuit_lab.studies.circuit_efficiency import COMPONENTS, trained
+from circuit_lab.studies.figures import add_mean_and_seeds
+from circuit_lab.studies.timeline import first_step, series
 from circuit_lab.verdict.runs.quantities import EXCHANGE, GENERALISING, HELD_OUT, NORM, REMAINING, TRAINING
 
-CONDITION = "a+b, decay 1"
+CONDITION, SPLIT = "a+b, decay 1", "as the diagnosis reads it"
 SHARE, STEPS = 0.4, 5 / 3
 """Share of the pairs, at which nets grok late, and length as a multiple of the recipe's."""
-COMPONENTS = ("embedding", "attention", "mlp", "unembedding")
 PHASES = ("memorisation", "circuit_formation", "clean_up")
 STARTS, ENDS = "starts", "ends"
 HALF = 0.5
@@ -57,13 +58,13 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
                 for word, step in ((STARTS, phase.start), (ENDS, phase.end))
             ]
     table = pd.DataFrame(rows).astype(dict.fromkeys(("value", "low", "high"), float))
-    return table.assign(condition=CONDITION, split="as the diagnosis reads it")
+    return table.assign(condition=CONDITION, split=SPLIT)
 
 
 def line(rows: pd.DataFrame, quantity: str) -> pd.Series:
     """A quantity by step, in order."""
-    chosen = rows[rows["quantity"] == quantity].sort_values("step")
-    return pd.Series(chosen["value"].to_numpy(), index=chosen["step"].to_numpy(), dtype=float).dropna()
+    points = series(rows, CONDITION, quantity, SPLIT)
+    return pd.Series(points["value"].to_numpy(), index=points["step"].to_numpy(), dtype=float).dropna()
 
 
 def step_of_exchange(rows: pd.DataFrame) -> float:
@@ -76,9 +77,7 @@ def step_of_exchange(rows: pd.DataFrame) -> float:
 
 def step_of_half(rows: pd.DataFrame) -> float:
     """The first step at which half of the held-out pairs are answered right; nan if there is none."""
-    accuracy = line(rows, HELD_OUT)
-    reached = accuracy.index[accuracy >= HALF]
-    return float(reached.min()) if len(reached) else nan
+    return first_step(rows, CONDITION, HELD_OUT, SPLIT, level=HALF)
 
 
 def exchange_after_peak(rows: pd.DataFrame) -> float:
@@ -174,13 +173,9 @@ def exchange(rows: pd.DataFrame) -> go.Figure:
     figure = make_subplots(rows=len(PANELS), cols=1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (title, quantities) in enumerate(PANELS, start=1):
         for colour, (quantity, name) in zip(LINE_COLOURS, quantities, strict=False):
-            chosen = rows[rows["quantity"] == quantity]
-            style = {"name": name, "legendgroup": f"{row} {name}", "mode": "lines", "row": row, "col": 1}
-            for _, of_seed in chosen.groupby("seed"):
-                thin = {"line": {"width": 0.8, "color": colour}, "opacity": 0.4, "showlegend": False}
-                figure.add_scatter(x=of_seed["step"], y=of_seed["value"], hoverinfo="skip", **thin, **style)
-            mean = pd.Series(chosen.groupby("step")["value"].mean())
-            figure.add_scatter(x=mean.index, y=mean, line={"width": 2.5, "color": colour}, **style)
+            style = {"name": name, "legendgroup": f"{row} {name}", "row": row, "col": 1}
+            points = series(rows, CONDITION, quantity, SPLIT)
+            add_mean_and_seeds(figure, points, colour=colour, showlegend=True, **style)
         figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=1)
     first = pd.DataFrame(rows[rows["seed"] == rows["seed"].min()])
     for shade, name in zip(("rgba(0,0,0,.04)", "rgba(0,0,0,.10)", "rgba(0,0,0,.04)"), PHASES, strict=True):

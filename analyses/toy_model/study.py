@@ -19,6 +19,7 @@ from plotly.subplots import make_subplots
 from circuit_lab.measures import ToyModelConfig, ToyModelRun, closed_form_ratio, two_circuit_toy_model
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.timeline import last_value, series
 
 GROKS, INEFFICIENT, FAST = (
     "efficient and slow: groks",
@@ -26,6 +27,7 @@ GROKS, INEFFICIENT, FAST = (
     "efficient and fast: no delay",
 )
 REGIMES = (GROKS, INEFFICIENT, FAST)
+SPLIT = "all inputs"
 LEVEL = 0.5
 """Loss in nats at which training, or generalising, counts as done."""
 N_STEPS, N_SHOWN = 60_000, 200
@@ -74,7 +76,7 @@ def run_rows(condition: str, config: ToyModelConfig) -> pd.DataFrame:
     ]
     ends = {RATIO: run.ratio / closed_form_ratio(config), DELAY: delay_of(run), "final test loss": run.test_loss[-1]}
     parts.append(pd.DataFrame([{"step": N_STEPS, "quantity": name, "value": value} for name, value in ends.items()]))
-    return pd.concat(parts).assign(condition=condition, split="all inputs", n=1, low=nan, high=nan)
+    return pd.concat(parts).assign(condition=condition, split=SPLIT, n=1, low=nan, high=nan)
 
 
 def delay_of(run: ToyModelRun) -> float:
@@ -85,12 +87,7 @@ def delay_of(run: ToyModelRun) -> float:
 
 def final(condition: str, quantity: str) -> Callable[[pd.DataFrame], float]:
     """Reads what a run ends with."""
-
-    def read(rows: pd.DataFrame) -> float:
-        chosen = rows[(rows["condition"] == condition) & (rows["quantity"] == quantity)]
-        return float(chosen["value"].iloc[-1]) if len(chosen) else nan
-
-    return read
+    return lambda rows: last_value(rows, condition, quantity, SPLIT)
 
 
 def relative_delay(rows: pd.DataFrame) -> float:
@@ -141,7 +138,7 @@ def regimes(rows: pd.DataFrame) -> go.Figure:
     for col, regime in enumerate(REGIMES, start=1):
         for row, names in ((1, (TRAIN, TEST)), (2, (W_G, W_M))):
             for colour, name in zip(LINE_COLOURS[2 * row - 2 :], names, strict=False):
-                line = published[(published["condition"] == regime) & (published["quantity"] == name)]
+                line = series(pd.DataFrame(published), regime, name, SPLIT)
                 style = {"name": name, "legendgroup": name, "showlegend": col == 1, "line": {"color": colour}}
                 figure.add_scatter(x=line["step"] + 1, y=line["value"], row=row, col=col, **style)
         figure.update_xaxes(type="log", row=1, col=col)

@@ -13,13 +13,15 @@ DECAYS = (0.6, 1.0, 1.8)
 """Weight decays; [Nanda] and [Varma] train at 1."""
 DECAY = 1.0
 GROKKED = 0.5
-"""Share of the pairs at which nets grok in time; at .4 one of eight had not after 15,000 steps at small scale."""
+"""Share of the pairs at which nets grok in time; at .4 one may take 16,000 steps (`analyses/one_run`)."""
 GENERALISED = (GROKKED, 0.65)
 """Shares at which nets are trained to generalise, all for as long."""
 MEMORISED = (0.022, 0.043, 0.086, 0.172)
 """Shares with random labels: 77, 150, 299 and 599 pairs at small scale."""
 RETRAINED = (0.029, 0.041, 0.057, 0.081, 0.115, 0.163, 0.23)
 """Shares that grokked nets are trained on with: geometric, by a factor of the square root of 2."""
+COMPONENTS = ("embedding", "attention", "mlp", "unembedding")
+"""The parts of these nets that have a norm of their own; see `weight_norms`."""
 RANDOM_LABELS = ("random", "random_commutative")
 STEPS = 2 / 3
 """Length of every run, as a multiple of the recipe's: 10,000 steps at small scale."""
