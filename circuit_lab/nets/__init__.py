@@ -1,6 +1,7 @@
 """Weight-shared transformers with TransformerLens's hooks, built from a strict config."""
 
 from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.distinct_inputs import DistinctInputs, distinct_inputs
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
 from circuit_lab.nets.recursive_transformer import HookedRecursiveTransformer
 from circuit_lab.nets.registry import NET_CONFIGS, NETS, HookedNet, NetConfig, build_net, net_config, shared_transformer
@@ -10,6 +11,7 @@ from circuit_lab.nets.sites import LensSite, find_lens_site
 __all__ = [
     "NETS",
     "NET_CONFIGS",
+    "DistinctInputs",
     "HookedNet",
     "HookedRecursiveTransformer",
     "HookedSharedTransformer",
@@ -18,6 +20,7 @@ __all__ = [
     "RecursiveTransformerConfig",
     "SharedTransformerConfig",
     "build_net",
+    "distinct_inputs",
     "find_lens_site",
     "net_config",
     "shared_transformer",

@@ -2,10 +2,12 @@
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.nets.components import MLP, Attention, at_position, make_norm
 from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.distinct_inputs import DistinctInputs
 from circuit_lab.nets.tied_weights import tied_copy
 
 
@@ -48,6 +50,19 @@ class TransformerBlock(nn.Module):
         attn_out = self.hook_attn_out(self.attn(self.ln1(pre) if self.is_pre_norm else pre, query_position))
         if query_position is not None:
             pre = at_position(pre, query_position).unsqueeze(1)
+        return self._after_attention(pre, attn_out)
+
+    def at_answers(
+        self, residual: Float[Tensor, "distinct d_model"], inputs: DistinctInputs
+    ) -> Float[Tensor, "n d_model"]:
+        """The stream after this layer at the answer position of each query, from the distinct states before it."""
+        attn_out = self.attn.at_answers(self.ln1(residual) if self.is_pre_norm else residual, inputs)
+        return self._after_attention(F.embedding(inputs.asked[inputs.query], residual), attn_out)
+
+    def _after_attention(
+        self, pre: Float[Tensor, "*batch d_model"], attn_out: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Add what attention writes to the stream, then what the MLP does."""
         after_attn = pre + attn_out
         mid = self.hook_resid_mid(after_attn if self.is_pre_norm else self.ln1(after_attn))
         mlp_out = self.hook_mlp_out(self.mlp(self.ln2(mid) if self.is_pre_norm else mid))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.distinct_inputs import DistinctInputs
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -47,8 +48,8 @@ def _draw(module: nn.Module, names: tuple[str, ...], *, std: float, generator: t
 
 
 def look_up(
-    tokens: Int[Tensor, "n pos"], embedding: Float[Tensor, "d_vocab d_model"]
-) -> Float[Tensor, "n pos d_model"]:
+    tokens: Int[Tensor, "*batch"], embedding: Float[Tensor, "d_vocab d_model"]
+) -> Float[Tensor, "*batch d_model"]:
     """The row of each token.
 
     Args:
@@ -245,12 +246,34 @@ class Attention(nn.Module):
             return self.hook_result(result).sum(dim=2) + self.b_O
         return z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
 
+    def at_answers(self, x: Float[Tensor, "distinct d_model"], inputs: DistinctInputs) -> Float[Tensor, "n d_model"]:
+        """What attention adds at the answer position of each query; no hook fires.
+
+        Args:
+            x: The (normed) stream of each distinct pair of token and position.
+            inputs: Which of them stand where.
+
+        Returns:
+            As `forward` at these positions.
+        """
+        q = self._heads(x[inputs.asked], self.W_Q, self.b_Q)
+        k, v = self._heads(x, self.W_K, self.b_K), self._heads(x, self.W_V, self.b_V)
+        of_pairs = torch.einsum("qhd,khd->qkh", q, k).flatten(0, 1) / self.attn_scale
+        scores = F.embedding(inputs.query[:, None] * len(x) + inputs.row, of_pairs)
+        if self.cfg.attention_dir == "causal":
+            answer_position = inputs.position[inputs.asked[inputs.query]]
+            forbidden = self.forbidden[:, : inputs.row.shape[1]][answer_position]
+            scores = scores.masked_fill(forbidden[..., None], -torch.inf)
+        values = F.embedding(inputs.row, v.flatten(1)).unflatten(-1, v.shape[1:])
+        z = (scores.softmax(dim=1)[..., None] * values).sum(dim=1)
+        return z.flatten(1) @ self.W_O.flatten(0, 1) + self.b_O
+
     def _heads(
         self,
-        x: Float[Tensor, "n query d_model"],
+        x: Float[Tensor, "*batch d_model"],
         weight: Float[Tensor, "n_heads d_model d_head"],
         bias: Float[Tensor, "n_heads d_head"],
-    ) -> Float[Tensor, "n query n_heads d_head"]:
+    ) -> Float[Tensor, "*batch n_heads d_head"]:
         """Project onto all heads at once."""
         flat_weight = weight.transpose(0, 1).flatten(1)
         return F.linear(x, flat_weight.T, bias.flatten()).unflatten(-1, bias.shape)

@@ -16,9 +16,11 @@ from circuit_lab.nets.components import (
     at_position,
     check_answer_arguments,
     is_hooked,
+    look_up,
     make_norm,
 )
 from circuit_lab.nets.config import SharedTransformerConfig
+from circuit_lab.nets.distinct_inputs import DistinctInputs
 from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
 from circuit_lab.nets.tied_weights import TiedRootModule
 from circuit_lab.nets.transformer_lens_interface import TransformerLensInterface
@@ -124,6 +126,22 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         for block in self.blocks[layer:]:
             state = block(state)
         return self.logits_at(state)
+
+    def logits_of_distinct(self, inputs: DistinctInputs) -> Float[Tensor, "n d_vocab_out"]:
+        """The logits at the answers of a batch, with the layer's keys and values of equal inputs computed once.
+
+        Args:
+            inputs: From `distinct_inputs`.
+
+        Returns:
+            What `forward` with `answer_only` returns, up to rounding. No hook fires.
+
+        A net of more layers is a ValueError: after the first, states depend on the whole query.
+        """
+        if self.cfg.n_layers != 1:
+            raise ValueError(f"logits_of_distinct needs a net of one layer, this one has {self.cfg.n_layers}")
+        states = look_up(inputs.token, self.embed.W_E) + look_up(inputs.position, self.pos_embed.W_pos)
+        return self.logits_at(self.blocks[0].at_answers(states, inputs))
 
     def logits_at(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
         """The logit lens: final norm (if any), then unembedding."""

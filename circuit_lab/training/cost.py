@@ -93,9 +93,9 @@ def estimate_cost(recipe: Recipe, *, device: str = "auto", seconds: float = 20.0
     batch_size = n_items if training.batch_size == "full" else training.batch_size
     with cpu_threads(training.n_threads):
         learner = Learner(recipe, task, where, parent)
-        timed = _time_steps(learner, batch_size, n_items, seconds=0.8 * seconds)
-        smallest = min(_SMALLEST, batch_size)
-        flops = learner.count_flops(_rows(smallest, n_items, where)) * batch_size / smallest
+        timed = _time_steps(learner, batch_size, seconds=0.8 * seconds)
+        counted = n_items if learner.batches is None else min(_SMALLEST, batch_size)
+        flops = learner.count_flops(_rows(counted, learner)) * batch_size / counted
         evaluation_seconds = _time_evaluation(learner, task, seconds=0.2 * seconds)
     n_points = recipe.evaluation.steps(training.n_steps) | recipe.checkpoints.steps(training.n_steps)
     return TrainingCost(
@@ -137,11 +137,11 @@ def line_at(size: int, timed: dict[int, float]) -> float:
     return max(timed[large] + slope * (size - large), timed[large])
 
 
-def _time_steps(learner: Learner, batch_size: int, n_items: int, *, seconds: float) -> dict[int, float]:
+def _time_steps(learner: Learner, batch_size: int, *, seconds: float) -> dict[int, float]:
     """Seconds per step at the batch size if that can be had in the time, else at two smaller ones."""
 
     def step_on(size: int) -> None:
-        learner.step_on(_rows(size, n_items, learner.device), 0)
+        learner.step_on(_rows(size, learner), 0)
 
     def median_at(size: int, seconds: float) -> float:
         return _median_seconds(lambda: step_on(size), seconds=seconds, device=learner.device)
@@ -185,9 +185,12 @@ def _largest_affordable(action: Callable[[int], object], most: int, *, seconds: 
     return size
 
 
-def _rows(size: int, n_items: int, device: torch.device) -> torch.Tensor:
-    """Some training items; which they are does not change what a step costs."""
-    return torch.arange(size, device=device) % n_items
+def _rows(size: int, learner: Learner) -> torch.Tensor | None:
+    """Some training items, None for a batch of all; which they are does not change what a step costs."""
+    n_items = len(learner.items[0])
+    if learner.batches is None and size == n_items:
+        return None
+    return torch.arange(size, device=learner.device) % n_items
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 
-from circuit_lab.nets import HookedNet, build_net
+from circuit_lab.nets import DistinctInputs, HookedNet, HookedSharedTransformer, build_net, distinct_inputs
 from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
 from circuit_lab.training.batches import BatchStream
@@ -58,11 +58,16 @@ class Learner:
 
     def _put_items_on_the_device(self, task: Task) -> None:
         items, size = task.training, self.recipe.training.batch_size
-        self.items = tuple(part.to(self.device) for part in (items.tokens, items.answer, items.answer_position))
+        device = self.device
+        self.items = (items.tokens.to(device), items.answer.to(device), items.answer_position.to(device))
         seed = self.recipe.training.seed
-        self.batches = None
+        self.batches, self._inputs = None, None
         if size != "full":
-            self.batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=self.device)
+            self.batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=device)
+        elif isinstance(self.net, HookedSharedTransformer) and self.net.cfg.n_layers == 1:
+            tokens, _, answer_position = self.items
+            inputs = distinct_inputs(tokens, answer_position)
+            self._inputs = inputs if inputs.saves else None
 
     def step(self, step: int) -> Tensor:
         """One optimiser step.
@@ -73,16 +78,16 @@ class Learner:
         Returns:
             The loss before the step, in nats, a number on the device.
         """
-        return self.step_on(slice(None) if self.batches is None else self.batches.rows(step), step)
+        return self.step_on(None if self.batches is None else self.batches.rows(step), step)
 
-    def step_on(self, rows: Int[Tensor, " batch"] | slice, step: int) -> Tensor:
-        """One optimiser step on training items of the caller's choice; otherwise as `step`."""
+    def step_on(self, rows: Int[Tensor, " batch"] | None, step: int) -> Tensor:
+        """One optimiser step on training items of the caller's choice, None for all; otherwise as `step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe.optimizer, step)
         if self.recipe.training.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with matmul_precision(self.recipe.training):
-            loss = self._loss(*(part[rows] for part in self.items))
+            loss = self._loss(*self._batch(rows))
             self.optimizer.zero_grad()
             loss.backward()
         if self.recipe.optimizer.max_gradient_norm > 0:
@@ -92,19 +97,34 @@ class Learner:
             self.average.update()
         return loss.detach()
 
-    def count_flops(self, rows: Int[Tensor, " batch"]) -> int:
+    def count_flops(self, rows: Int[Tensor, " batch"] | None) -> int:
         """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
         with FlopCounterMode(display=False) as counter:
-            self._plain_loss(*(part[rows] for part in self.items)).backward()
+            self._plain_loss(*self._batch(rows)).backward()
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
+    def _batch(self, rows: Int[Tensor, " batch"] | None) -> tuple[Tensor, Tensor, Tensor, DistinctInputs | None]:
+        """Arguments of the loss: some training items, or all of them, with their distinct inputs where that saves."""
+        tokens, answer, answer_position = self.items
+        if rows is None:
+            return tokens, answer, answer_position, self._inputs
+        return tokens[rows], answer[rows], answer_position[rows], None
+
     def _plain_loss(
-        self, tokens: Int[Tensor, "n pos"], answer: Int[Tensor, " n"], answer_position: Int[Tensor, " n"]
+        self,
+        tokens: Int[Tensor, "n pos"],
+        answer: Int[Tensor, " n"],
+        answer_position: Int[Tensor, " n"],
+        inputs: DistinctInputs | None,
     ) -> Float[Tensor, ""]:
         """Mean loss of a batch, in nats."""
         with autocast(self.recipe.training, self.device):
-            logits = self.net(tokens, answer_only=True, answer_position=answer_position)
+            if inputs is None:
+                logits = self.net(tokens, answer_only=True, answer_position=answer_position)
+            else:
+                assert isinstance(self.net, HookedSharedTransformer), "distinct inputs are found for these alone"
+                logits = self.net.logits_of_distinct(inputs)
         loss = self.recipe.training.loss
         return answer_loss(logits, answer, loss=loss, dtype=self._loss_dtype, reduction="mean")
 

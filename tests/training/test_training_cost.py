@@ -6,6 +6,7 @@ import time
 import pytest
 import tomli_w
 import torch
+from small_runs import FULL_BATCH
 from typer.testing import CliRunner
 
 from circuit_lab.cli import app
@@ -38,6 +39,16 @@ def test_flops_by_hand(tables):
     products = 12 * 12 * (1 + 3 + 3 + 1) + 2 * 12 * 20 + 2 * 3 * 12 + 12 * task.d_vocab_out
     assert learner.count_flops(torch.arange(4)) == 4 * 3 * 2 * products
     assert all(weight.grad is None for weight in learner.net.parameters())
+
+
+def test_flops_of_a_full_batch_by_hand():
+    """20 pairs of p = 7 have 15 distinct inputs, one of which asks; keys and values are computed of these alone."""
+    recipe = parse_recipe(FULL_BATCH, source="a test")
+    learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+    # Queries of one input, keys and values of 15, scores of 15; attention output, MLP and unembedding of 20 queries.
+    products = 12 * 12 * (1 + 2 * 15) + 15 * 12 + 20 * (12 * 12 + 2 * 12 * 20 + 12 * 7)
+    assert learner.count_flops(None) == 3 * 2 * products
+    assert estimate_cost(recipe, device="cpu", seconds=0.5).flops_per_step == 3 * 2 * products
 
 
 def test_a_step_that_takes_too_long_is_reckoned_from_two_smaller_batches(tables, monkeypatch):
