@@ -136,7 +136,8 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         Returns:
             What `forward` with `answer_only` returns, up to rounding. No hook fires.
 
-        A net of more layers is a ValueError: after the first, states depend on the whole query.
+        Raises:
+            ValueError: If the net has more layers: after the first, states depend on the whole query.
         """
         if self.cfg.n_layers != 1:
             raise ValueError(f"logits_of_distinct needs a net of one layer, this one has {self.cfg.n_layers}")

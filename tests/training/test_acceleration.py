@@ -7,6 +7,7 @@ import sys
 import pytest
 import tomli_w
 import torch
+from small_runs import FULL_BATCH
 
 from circuit_lab.tasks import build_task
 from circuit_lab.training import load_checkpoint, parse_recipe, read_metrics, train
@@ -155,11 +156,13 @@ print(json.dumps([furthest("plain", "compiled"), furthest("compiled", "again")])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("net", ["shared", "recursive"])
+@pytest.mark.parametrize("net", ["shared", "recursive", "full batch"])
 def test_a_compiled_run_takes_the_same_steps_and_resumes_bit_by_bit(tables, tmp_path, net):
     """In a process of its own, for there the types of arguments are not checked, which cannot be compiled."""
     if net == "recursive":
         tables["net"] = RECURSIVE_NET
+    if net == "full batch":
+        tables = FULL_BATCH
     (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tables))
     command = [sys.executable, "-c", COMPARE, str(tmp_path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
