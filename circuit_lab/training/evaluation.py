@@ -37,6 +37,7 @@ def split_scores(
     *,
     loss: LossName = "cross_entropy",
     loss_dtype: torch.dtype = torch.float32,
+    logit_scale: float = 1.0,
     batch_size: int = LARGEST_EVALUATED,
 ) -> dict[str, SplitScore]:
     """Score every split of a task that has queries, whole.
@@ -46,6 +47,7 @@ def split_scores(
         task: The task.
         loss: How logits become probabilities.
         loss_dtype: Type in which the loss is computed.
+        logit_scale: The loss is of the logits times this.
         batch_size: Queries per forward pass; bounds memory.
 
     Returns:
@@ -61,14 +63,24 @@ def split_scores(
             if name != "training" and queries is task.training:
                 scores[name] = scores["training"]
             elif len(queries):
-                scores[name] = score(net, queries, loss=loss, loss_dtype=loss_dtype, batch_size=batch_size)
+                scores[name] = score(
+                    net, queries, loss=loss, loss_dtype=loss_dtype, logit_scale=logit_scale, batch_size=batch_size
+                )
         return scores
     finally:
         net.train(was_training)
 
 
 @torch.no_grad()
-def score(net: HookedNet, queries: Queries, *, loss: LossName, loss_dtype: torch.dtype, batch_size: int) -> SplitScore:
+def score(
+    net: HookedNet,
+    queries: Queries,
+    *,
+    loss: LossName,
+    loss_dtype: torch.dtype,
+    logit_scale: float = 1.0,
+    batch_size: int,
+) -> SplitScore:
     """Score some queries, at least one, with the net in the mode it is in; arguments as of `split_scores`."""
     n_right, n_collapsed, total = 0, 0, 0.0
     for start in range(0, len(queries), batch_size):
@@ -76,7 +88,7 @@ def score(net: HookedNet, queries: Queries, *, loss: LossName, loss_dtype: torch
         logits = net(batch.tokens, answer_only=True, answer_position=batch.answer_position)
         answer = batch.answer.to(logits.device)
         n_right += int((logits.argmax(-1) == answer).sum())
-        losses = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none")
+        losses = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none", scale=logit_scale)
         total += float(losses.sum())
         n_collapsed += int((losses == 0).sum())
     n = len(queries)

@@ -15,8 +15,9 @@ from circuit_lab.training.acceleration import autocast, check_acceleration, comp
 from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.checkpoint import Checkpoint
 from circuit_lab.training.losses import answer_loss
-from circuit_lab.training.optimizer import freeze_all_but, learning_rate, make_optimizer
+from circuit_lab.training.optimizer import freeze_all_but, is_decayed, learning_rate, make_optimizer
 from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.regularisation import add_penalty_gradient, norm_of
 from circuit_lab.training.weight_average import WeightAverage
 
 
@@ -29,6 +30,7 @@ class Learner:
         net: The net, in `train` mode, with the weights of the last step.
         optimizer: Its optimiser, of the weights that are trained.
         average: The average of its weights; None if the recipe has none.
+        first_norm: Euclidean norm of the trained weights before the first step of the run.
         items: Tokens, answers and answer positions of all training items, on the device.
         batches: Which of them each step draws; None where a step takes them all.
 
@@ -50,6 +52,8 @@ class Learner:
         self.net.to(device).train()
         freeze_all_but(self.net, recipe.optimizer.only)
         self.optimizer = make_optimizer(self.net, recipe.optimizer)
+        self._named = [(name, weight) for name, weight in self.net.named_parameters() if weight.requires_grad]
+        self.first_norm = norm_of(weight for _, weight in self._named)
         decay = recipe.training.ema_decay
         self.average = WeightAverage(self.net, decay=decay) if decay > 0 else None
         self._put_items_on_the_device(task)
@@ -90,12 +94,31 @@ class Learner:
             loss = self._loss(*self._batch(rows))
             self.optimizer.zero_grad()
             loss.backward()
+        self._add_penalties()
         if self.recipe.optimizer.max_gradient_norm > 0:
             clip_grad_norm_(self.net.parameters(), self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
+        if self.recipe.optimizer.fixed_norm:
+            self._restore_norm()
         if self.average is not None:
             self.average.update()
         return loss.detach()
+
+    @torch.no_grad()
+    def _add_penalties(self) -> None:
+        l1, l2 = self.recipe.optimizer.l1, self.recipe.optimizer.l2
+        if l1 == 0 and l2 == 0:
+            return
+        for name, weight in self._named:
+            if is_decayed(name) and weight.grad is not None:
+                add_penalty_gradient(weight.grad, weight, l1=l1, l2=l2)
+
+    @torch.no_grad()
+    def _restore_norm(self) -> None:
+        weights = [weight for _, weight in self._named]
+        scale = self.first_norm / norm_of(weights)
+        for weight in weights:
+            weight.mul_(scale)
 
     def count_flops(self, rows: Int[Tensor, " batch"] | None) -> int:
         """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
@@ -125,8 +148,9 @@ class Learner:
             else:
                 assert isinstance(self.net, HookedSharedTransformer), "distinct inputs are found for these alone"
                 logits = self.net.logits_of_distinct(inputs)
-        loss = self.recipe.training.loss
-        return answer_loss(logits, answer, loss=loss, dtype=self._loss_dtype, reduction="mean")
+        training = self.recipe.training
+        options = {"loss": training.loss, "dtype": self._loss_dtype, "scale": training.logit_scale}
+        return answer_loss(logits, answer, reduction="mean", **options)
 
     @contextmanager
     def net_to_show(self) -> Iterator[HookedNet]:
@@ -139,4 +163,4 @@ class Learner:
 
     def weight_norm(self) -> float:
         """Euclidean norm over all weights, each counted once."""
-        return float(torch.stack([p.detach().square().sum() for p in self.net.parameters()]).sum().sqrt())
+        return float(norm_of(self.net.parameters()))

@@ -43,6 +43,7 @@ def answer_loss(
     loss: LossName,
     dtype: torch.dtype,
     reduction: Literal["mean", "none"],
+    scale: float = 1.0,
 ) -> Float[Tensor, "..."]:
     """The loss of each row's answer.
 
@@ -52,8 +53,10 @@ def answer_loss(
         loss: Which.
         dtype: Type in which it is computed.
         reduction: "mean" over the rows, or "none".
+        scale: The loss is of the logits times this.
 
     Returns:
         Negative log-probability of the answer, in nats, >= 0: a number, or one per row.
     """
-    return F.cross_entropy(LOG_WEIGHTS[loss](logits.to(dtype)), answer, reduction=reduction)
+    logits = logits.to(dtype) if scale == 1 else logits.to(dtype) * scale
+    return F.cross_entropy(LOG_WEIGHTS[loss](logits), answer, reduction=reduction)

@@ -26,9 +26,9 @@ def train_many(
     """Train many nets of one architecture at once, or continue their runs.
 
     Args:
-        runs: Run folder -> recipe. Recipes may differ in task, seeds, learning rate, warm-up, weight decay, clipping,
-            schedules and parent; everything else must be equal, and so must be the tasks' numbers of tokens and
-            positions.
+        runs: Run folder -> recipe. Recipes may differ in task, seeds, learning rate, warm-up, weight decay, penalties,
+            fixed norm, clipping, schedules and parent; everything else must be equal, and so must be the tasks' numbers
+            of tokens and positions.
         device: As in `train`.
         progress: Whether to show a bar over all runs, with the time left.
 

@@ -61,11 +61,16 @@ class ParentRecipe(_Table):
 
 
 class OptimizerRecipe(_Table):
-    """AdamW with a linear warm-up, then a constant rate.
+    """AdamW with a linear warm-up, then a constant rate; what keeps the weights small, or their norm fixed.
 
     Attributes:
         learning_rate: After the warm-up.
         weight_decay: Decoupled decay of weight matrices and embeddings; biases and norm scales are not decayed.
+        l1: Of the same weights, this times the sum of absolute values is part of what is minimised; the loss that is
+            logged is without it.
+        l2: Likewise half of this times the sum of squares: weight decay that passes through AdamW's moments.
+        fixed_norm: Whether all trained weights are scaled after each step to the Euclidean norm that they began with
+            (Liu, Michaud and Tegmark 2023, arXiv 2210.01117).
         betas: Decay rates of the two moment estimates, in [0, 1).
         eps: Added to the denominator.
         warmup_steps: Steps over which the rate rises linearly.
@@ -79,6 +84,9 @@ class OptimizerRecipe(_Table):
 
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.5, ge=0)
+    l1: float = Field(default=0.0, ge=0)
+    l2: float = Field(default=0.0, ge=0)
+    fixed_norm: bool = False
     betas: Annotated[tuple[_DecayRate, _DecayRate], Field(strict=False)] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     warmup_steps: int = Field(default=200, ge=0, le=10**9)
@@ -98,6 +106,8 @@ class TrainingRecipe(_Table):
             al. 2025 (arXiv 2501.04697), whose probabilities do not round to 1.
         loss_dtype: Type in which the loss is computed. In float32 training stalls once the answer's probability rounds
             to 1 ("softmax collapse": the same paper).
+        logit_scale: The loss is that of the logits times this, an inverse temperature; so are logged losses. With a
+            norm that is fixed it says how much of it a given loss needs.
         ema_decay: Decay per step of an exponential moving average of the weights, in [0, 1); 0 means none. With one,
             evaluation and checkpoints are of the averaged weights, and only the resume state holds both.
         precision: Arithmetic of the matrix products in a training step. "float32"; "tf32" (NVIDIA GPUs: 10 bits of
@@ -115,6 +125,7 @@ class TrainingRecipe(_Table):
     dtype: Literal["float32", "float64"] = "float32"
     loss: LossName = "cross_entropy"
     loss_dtype: Literal["float32", "float64"] = "float32"
+    logit_scale: float = Field(default=1.0, gt=0)
     ema_decay: _DecayRate = 0.0
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     compile: bool = False

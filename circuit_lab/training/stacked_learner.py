@@ -25,6 +25,7 @@ from circuit_lab.training.learner import Learner
 from circuit_lab.training.losses import answer_loss
 from circuit_lab.training.optimizer import is_decayed, learning_rate
 from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.regularisation import add_penalty_gradient, norm_of
 from circuit_lab.training.resume import MOMENTS
 
 _CLIP_EPS = 1e-6
@@ -86,8 +87,10 @@ class StackedLearner:
         with matmul_precision(self._recipe.training):
             gradients, losses = self._gradients(*self._batch(step))
         with torch.no_grad():
+            self._add_penalties(gradients)
             self._clip(gradients)
             self._update(gradients, step)
+            self._restore_norms()
         for learner in self.learners:
             if learner.average is not None:
                 learner.average.update()
@@ -112,9 +115,9 @@ class StackedLearner:
                     (tokens,),
                     {"answer_only": True, "answer_position": answer_position},
                 )
-            losses = answer_loss(
-                logits, answer, loss=self._recipe.training.loss, dtype=self._loss_dtype, reduction="none"
-            )
+            training = self._recipe.training
+            options = {"loss": training.loss, "dtype": self._loss_dtype, "scale": training.logit_scale}
+            losses = answer_loss(logits, answer, reduction="none", **options)
             return (losses * item_weight).sum()
 
         return vmap(grad_and_value(loss))(trained, fixed, tokens, answer, answer_position, item_weight)
@@ -127,6 +130,25 @@ class StackedLearner:
         members = torch.arange(len(rows), device=rows.device)[:, None]
         tokens, answer, position, _ = self._items
         return tokens[members, rows], answer[members, rows], position[members, rows], self._equal_weight
+
+    def _add_penalties(self, gradients: Mapping[str, Float[Tensor, "member ..."]]) -> None:
+        """Add the gradients of each member's penalties, in place."""
+        l1 = self._per_member([learner.recipe.optimizer.l1 for learner in self.learners])
+        l2 = self._per_member([learner.recipe.optimizer.l2 for learner in self.learners])
+        if not bool((l1 + l2 > 0).any()):
+            return
+        for name, gradient in gradients.items():
+            if is_decayed(name):
+                add_penalty_gradient(gradient, self._weights[name], l1=_over(l1, gradient), l2=_over(l2, gradient))
+
+    def _restore_norms(self) -> None:
+        """Scale the weights of each member whose norm is fixed to its first one."""
+        for place, learner in enumerate(self.learners):
+            if learner.recipe.optimizer.fixed_norm:
+                weights = [self._weights[name][place] for name in self._trained]
+                scale = learner.first_norm / norm_of(weights)
+                for weight in weights:
+                    weight.mul_(scale)
 
     def _clip(self, gradients: Mapping[str, Float[Tensor, "member ..."]]) -> None:
         """Scale each member's gradient down to its largest norm, in place."""

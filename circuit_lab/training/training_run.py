@@ -158,7 +158,8 @@ class TrainingRun:
         training = self.recipe.training
         loss_dtype = getattr(torch, training.loss_dtype)
         with self.learner.net_to_show() as net:
-            scores = split_scores(net, self._task, loss=training.loss, loss_dtype=loss_dtype)
+            options = {"loss": training.loss, "loss_dtype": loss_dtype, "logit_scale": training.logit_scale}
+            scores = split_scores(net, self._task, **options)
             record = {"step": step, "learning_rate": learning_rate(self.recipe.optimizer, max(step - 1, 0))}
             record |= {"weight_norm": self.learner.weight_norm(), "loss_dtype": training.loss_dtype}
             record |= {"loss_name": training.loss, "weights": "trained" if self.learner.average is None else "averaged"}

@@ -55,7 +55,7 @@ def recipe(base, **tables):
 
 
 def variants(base):
-    """Members that differ in all that they may: data and how much of it, seeds, rate, warm-up, decay, clipping."""
+    """Members that differ in all that they may: data and how much of it, seeds, rate, decay, penalties, clipping."""
     by_size = "train_share" in base["task"]
     return [
         recipe(
@@ -68,6 +68,9 @@ def variants(base):
                 "weight_decay": float(seed),
                 "warmup_steps": 20 * seed,
                 "max_gradient_norm": 0.3 * seed,
+                "l1": 1e-4 * seed,
+                "l2": 1e-3 * (2 - seed),
+                "fixed_norm": seed == 1,
             },
         )
         for seed in range(3)
