@@ -26,6 +26,7 @@ from .modular.norms import (
     weight_norms,
 )
 from .modular.pair_logits import PairLogits, answer_logits, centred_pair_logits, pair_logits
+from .modular.plateaus import Plateau, Plateaus, accuracy_plateaus
 from .modular.progress_measures import (
     PERIODIC_SHARE,
     KeyFrequencyLosses,
@@ -143,6 +144,8 @@ __all__ = [
     "PathPatching",
     "Place",
     "PlaceOfEntity",
+    "Plateau",
+    "Plateaus",
     "Probes",
     "ProgressMeasures",
     "QueryPairs",
@@ -163,6 +166,7 @@ __all__ = [
     "Writer",
     "ablation",
     "ablation_components",
+    "accuracy_plateaus",
     "accuracy_transition",
     "activation_patching",
     "all_edges",
