@@ -3,27 +3,18 @@
     circuit-lab reproduce efficiency --scale small --seeds 3
 
 Pure nets are compared: memorising ones, trained on random labels (of two kinds), and generalising ones, trained on many
-pairs until the held-out logits are trigonometric. Each is trained with three weight decays, so that norms can be read
-at one correct logit.
+pairs until the held-out logits are trigonometric, some of them then on few. Norms are read at one correct logit, that
+of each net with all its weights scaled alike.
 """
 
 from collections.abc import Callable
-from math import isnan, nan
+from math import nan
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab import load_checkpoint
-from circuit_lab.measures import (
-    PURE_NORM_SHARE,
-    EfficiencyRow,
-    generalising_norm_share,
-    logit_efficiency,
-    norm_at_logit,
-    weight_norms,
-)
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
 from circuit_lab.studies.circuit_efficiency import (
@@ -32,38 +23,44 @@ from circuit_lab.studies.circuit_efficiency import (
     GENERALISED,
     MEMORISED,
     RANDOM_LABELS,
+    RETRAINED,
     memorising,
+    retrained,
     trained,
 )
-from circuit_lab.tasks import ModularTask
-from circuit_lab.training import Checkpoint
+from circuit_lab.studies.pure_nets import (
+    COMMON_LOGIT,
+    GENERALISING,
+    LOGIT,
+    MEMORISING,
+    NORM,
+    NORM_AT,
+    SCALE,
+    add_norm_curve,
+    net_rows,
+    norm_curve,
+    pure_nets,
+)
 
-GENERALISING = "generalising"
-MEMORISING = {
-    "random": "memorising, random labels",
-    "random_commutative": "memorising, equal labels for (a, b), (b, a)",
-}
 CONDITIONS = (*MEMORISING.values(), GENERALISING)
-LEARNT = 0.99
-"""Share of the training pairs that a memorising net must answer as trained to count as one."""
-LOGIT, NORM, SCALE = "correct logit", "norm", "logit scale"
 
 
-def runs_of(seed: int) -> list[tuple[StudyRun, str, float]]:
-    """Each run, what it is a case of, and its weight decay."""
+def runs_of(seed: int) -> list[tuple[StudyRun, str]]:
+    """Each run, and what it is a case of."""
     rote = [
-        (memorising(seed, labels, share=share, decay=decay), MEMORISING[labels], decay)
+        (memorising(seed, labels, share=share, decay=decay), MEMORISING[labels])
         for labels in RANDOM_LABELS
         for share in MEMORISED
         for decay in DECAYS
     ]
-    pure = [(trained(seed, share=share, decay=decay), GENERALISING, decay) for share in GENERALISED for decay in DECAYS]
+    pure = [(trained(seed, share=share, decay=decay), GENERALISING) for share in GENERALISED for decay in DECAYS]
+    pure += [(retrained(seed, share=share, decay=decay), GENERALISING) for share in RETRAINED for decay in DECAYS]
     return rote + pure
 
 
 def runs(seed: int) -> list[StudyRun]:
     """All runs of a seed."""
-    return [run for run, *_ in runs_of(seed)]
+    return [run for run, _ in runs_of(seed)]
 
 
 def measure(lab: Lab, seed: int) -> pd.DataFrame:
@@ -71,90 +68,32 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
     return pd.concat([net_rows(lab, *each) for each in runs_of(seed)], ignore_index=True)
 
 
-def net_rows(lab: Lab, run: StudyRun, condition: str, decay: float) -> pd.DataFrame:
-    """What one net's norm buys."""
-    checkpoint = load_checkpoint(lab.last(run))
-    net, task = checkpoint.net, checkpoint.task
-    assert isinstance(task, ModularTask), "these runs are of modular tasks"
-    found, norms = logit_efficiency(net, task.training), weight_norms(net)
-    n = len(task.training)
-    values = {LOGIT: (found.correct_logit, n), SCALE: (found.logit_scale, n), NORM: (norms.total, n)}
-    values |= {f"norm, {name}": (norms.components[name], n) for name in COMPONENTS}
-    values |= {"pure": purity(checkpoint, task)}
-    rows = [{"quantity": name, "value": value, "n": number} for name, (value, number) in values.items()]
-    common = {"condition": condition, "step": lab.step(lab.last(run)), "split": "train", "low": nan, "high": nan}
-    return pd.DataFrame(rows).assign(**common, n_train=n, weight_decay=decay)
-
-
-def purity(checkpoint: Checkpoint, task: ModularTask) -> tuple[float, int]:
-    """Whether a net is the pure case that its labels make it (1 or 0), and on how many pairs that is read.
-
-    A memorising net must know its labels; a generalising one have more than `PURE_NORM_SHARE` of the norm of its
-    held-out logits in the generalising part.
-    """
-    if task.config.labels != "true":
-        return float(checkpoint.metrics["train"] >= LEARNT), len(task.training)
-    share = generalising_norm_share(checkpoint.net, task)
-    return float(share > PURE_NORM_SHARE), len(task.splits["test_unmirrored"])
-
-
-def nets(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """One row per pure net of a condition: condition, n_train, weight_decay, seed, and a column per quantity."""
-    chosen = rows[rows["condition"] == condition]
-    wide = chosen.pivot_table("value", ["condition", "seed", "n_train", "weight_decay"], "quantity").reset_index()
-    return pd.DataFrame(wide[(wide["pure"] == 1) & (wide[LOGIT] > 0)]) if len(wide) else wide
-
-
-def common_logit(table: pd.DataFrame) -> float:
-    """A correct logit that the nets of every condition, size and seed lie on both sides of; nan if there is none."""
-    if table.empty:
-        return nan
-    ends = table.groupby(["condition", "seed", "n_train"])[LOGIT].agg(["min", "max"])
-    low, high = float(ends["min"].max()), float(ends["max"].min())
-    return (low * high) ** 0.5 if low <= high else nan
-
-
-def efficiency_rows(table: pd.DataFrame, condition: str) -> list[EfficiencyRow]:
-    """Nets as rows of the efficiency table."""
-    kind = "generalising" if condition == GENERALISING else "memorising"
-    return [
-        EfficiencyRow(
-            float(net[LOGIT]), float(net[NORM]), int(net["n_train"]), float(net["weight_decay"]), int(net["seed"]), kind
-        )
-        for net in table.to_dict("records")
-    ]
-
-
-def slope_at(rows: pd.DataFrame, condition: str, logit: float) -> float:
-    """The slope of log norm at a correct logit over log D, over all sizes; nan if a size has no such norm."""
-    table = nets(rows, condition)
-    sizes = rows[rows["condition"] == condition]["n_train"].nunique()
-    if isnan(logit) or table["n_train"].nunique() < sizes:
-        return nan
-    found = norm_at_logit(efficiency_rows(table, condition), logit=logit, n_resamples=1)
-    return float(np.polyfit(np.log(found.n_train), np.log(found.norm), 1)[0])  # nan where a norm is
-
-
 def slope(condition: str) -> Callable[[pd.DataFrame], float]:
-    """Reads the slope of a condition, at a correct logit that all its nets lie on both sides of."""
-    return lambda rows: slope_at(rows, condition, common_logit(nets(rows, condition)))
+    """Reads the slope of log norm, at the common logit, over log D; nan of nets whose sizes lie close together."""
+
+    def read(rows: pd.DataFrame) -> float:
+        table = pure_nets(rows, condition)
+        if table.empty or table["n_train"].max() < SMALLEST_SPAN * table["n_train"].min():
+            return nan
+        return float(np.polyfit(np.log(table["n_train"]), np.log(table[NORM_AT]), 1)[0])
+
+    return read
 
 
 def steeper(rows: pd.DataFrame) -> float:
-    """Reads by how much the memorising slope exceeds the generalising one, both at one correct logit."""
-    conditions = (MEMORISING["random"], GENERALISING)
-    logit = common_logit(pd.concat([nets(rows, condition) for condition in conditions]))
-    rote, general = (slope_at(rows, condition, logit) for condition in conditions)
-    return rote - general
+    """Reads by how much the memorising slope exceeds the generalising one."""
+    return slope(MEMORISING["random"])(rows) - slope(GENERALISING)(rows)
 
 
+SMALLEST_SPAN = 4.0
+"""Largest over smallest number of pairs from which on a slope is read."""
 RISES = Bound(low=0.1)
 _P1 = "P1: memorising gets less efficient as D grows; generalising does not ([Varma] section 5.1, figure 3)"
 CLAIMS = (
     Claim(
         name="memorising_costs_more_with_more_pairs",
         published=_P1,
-        quantity="random labels: slope of log norm, at one correct logit, over log D; 0 where D does not matter",
+        quantity="random labels: slope of log norm, at a correct logit of 45, over log D; 0 where D does not matter",
         holds_if=RISES,
         value=slope(MEMORISING["random"]),
         chance=0.0,
@@ -178,7 +117,7 @@ CLAIMS = (
     Claim(
         name="memorising_is_steeper",
         published=_P1,
-        quantity="slope of random labels less that of generalising nets, both at one correct logit",
+        quantity="slope of random labels less that of generalising nets",
         holds_if=RISES,
         value=steeper,
         chance=0.0,
@@ -191,7 +130,7 @@ def logit_against_norm(rows: pd.DataFrame) -> go.Figure:
     titles = [wrapped(condition, 34) for condition in CONDITIONS]
     figure = make_subplots(rows=2, cols=len(CONDITIONS), shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.1)
     for col, condition in enumerate(CONDITIONS, start=1):
-        for colour, (n_train, part) in zip(LINE_COLOURS, nets(rows, condition).groupby("n_train"), strict=False):
+        for colour, (n_train, part) in zip(LINE_COLOURS, pure_nets(rows, condition).groupby("n_train"), strict=False):
             name = f"D = {n_train}, {condition.split(',')[0]}"
             for row, quantity in ((1, LOGIT), (2, SCALE)):
                 style = {"mode": "markers", "name": name, "legendgroup": name, "showlegend": row == 1}
@@ -208,25 +147,16 @@ def logit_against_norm(rows: pd.DataFrame) -> go.Figure:
 
 def norm_against_size(rows: pd.DataFrame) -> go.Figure:
     """Norm at one correct logit against D, with the interval over seeds."""
-    tables = {condition: nets(rows, condition) for condition in CONDITIONS}
-    shared = common_logit(pd.concat(tables.values()))
     figure = go.Figure()
-    for colour, (condition, table) in zip(LINE_COLOURS, tables.items(), strict=False):
-        logit = common_logit(table) if isnan(shared) else shared
-        if isnan(logit):  # its nets lie on one side of every logit
-            continue
-        found = norm_at_logit(efficiency_rows(table, condition), logit=logit)
-        figure.add_scatter(
-            x=found.n_train,
-            y=found.norm,
-            error_y={"array": found.high - found.norm, "arrayminus": found.norm - found.low},
-            name=f"{condition}, at logit {logit:.1f}",
-            line={"color": colour},
-        )
+    for colour, condition in zip(LINE_COLOURS, CONDITIONS, strict=False):
+        curve = norm_curve(rows, condition)
+        if curve is not None:
+            add_norm_curve(figure, curve, name=condition, line={"color": colour})
     figure.update_xaxes(title_text="training pairs D", type="log")
     figure.update_yaxes(title_text="parameter norm", rangemode="tozero")
-    title = wrapped(f"Norm for one correct logit: mean of {rows['seed'].nunique()} seeds and 95 % bootstrap interval")
-    figure.update_layout(title=title, width=1000, height=520, **LAYOUT)
+    n = rows["seed"].nunique()
+    title = f"Norm at a correct logit of {COMMON_LOGIT:g}: mean of {n} seeds and 95 % bootstrap interval"
+    figure.update_layout(title=wrapped(title), width=1000, height=520, **LAYOUT)
     return figure
 
 
@@ -236,7 +166,7 @@ def components(rows: pd.DataFrame) -> go.Figure:
         rows=1, cols=len(CONDITIONS), shared_yaxes=True, subplot_titles=[wrapped(c, 34) for c in CONDITIONS]
     )
     for col, condition in enumerate(CONDITIONS, start=1):
-        table = nets(rows, condition)
+        table = pure_nets(rows, condition)
         table = pd.DataFrame(table[table["weight_decay"] == 1.0]) if len(table) else table
         for colour, name in zip(LINE_COLOURS, COMPONENTS, strict=False):
             if table.empty:

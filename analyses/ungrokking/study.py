@@ -13,23 +13,23 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab import load_checkpoint
-from circuit_lab.measures import Transition, accuracy_transition, predicted_answers, proportion_interval
-from circuit_lab.nets import HookedNet
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.accuracy_by_size import (
+    ACCURACY,
+    HAD_GROKKED,
+    accuracy_rows,
+    midpoint,
+    midpoint_in_words,
+    points,
+    transition_of,
+)
 from circuit_lab.studies.circuit_efficiency import DECAY, DECAYS, RETRAINED, SUM, retrained
-from circuit_lab.tasks import ModularTask, Queries
 
 OPERATIONS = ("a*b", "a^2+b^2", "a^2+ab+b^2")
 """Beside a+b, which is tried at every decay and size: operations that grok within the small recipe's steps."""
 FEW = RETRAINED[::2]
 """Sizes tried with the other operations."""
-ACCURACY, BEFORE = "test accuracy", "test accuracy before"
-SPLIT = "test_unmirrored"
-"""Held-out pairs whose mirror image is held out, too: (b, a) tells a memorising net the answer to (a, b)."""
-HAD_GROKKED = 0.9
-"""Accuracy on held-out pairs from which on a net had grokked; another cannot ungrok."""
 
 
 def runs_of(seed: int) -> list[tuple[StudyRun, str, float]]:
@@ -54,60 +54,13 @@ CONDITIONS = (*(condition_of(SUM, decay) for decay in DECAYS), *(condition_of(na
 
 def measure(lab: Lab, seed: int) -> pd.DataFrame:
     """Accuracy on held-out pairs of every net before and after, and of all training pairs after."""
-    rows = []
-    for run, operation, decay in runs_of(seed):
-        checkpoint = load_checkpoint(lab.last(run))
-        task = checkpoint.task
-        assert run.parent is not None and isinstance(task, ModularTask), "these runs start from nets of modular tasks"
-        parent = load_checkpoint(lab.last(run.parent))
-        asked = parent.task.splits[SPLIT]  # held out from both, for the pairs of a seed are nested
-        scores = {
-            (ACCURACY, SPLIT): (accuracy(checkpoint.net, asked), len(asked)),
-            ("train accuracy", "train"): (checkpoint.metrics["train"], len(task.splits["train"])),
-            (BEFORE, SPLIT): (parent.metrics[SPLIT], len(asked)),
-        }
-        common = {"condition": condition_of(operation, decay), "step": lab.step(lab.last(run))}
-        common |= {"n_train": len(task.training), "weight_decay": decay}
-        for (quantity, split), (value, n) in scores.items():
-            interval = proportion_interval(round(value * n), n)
-            rows.append(
-                common
-                | {"quantity": quantity, "split": split, "value": value, "n": n}
-                | {"low": interval.low, "high": interval.high}
-            )
-    return pd.DataFrame(rows)
-
-
-def accuracy(net: HookedNet, queries: Queries) -> float:
-    """Share of the queries that a net answers right."""
-    return float((predicted_answers(net, queries) == queries.answer).double().mean())
-
-
-def points(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
-    """Accuracy by size of the nets of a condition that had grokked."""
-    chosen = rows[rows["condition"] == condition]
-    wide = chosen.pivot_table("value", ["seed", "n_train"], "quantity").reset_index()
-    return pd.DataFrame(wide[wide[BEFORE] >= HAD_GROKKED]) if len(wide) else wide
-
-
-def transition_of(rows: pd.DataFrame, condition: str) -> Transition | None:
-    """The fitted transition of a condition; None where fewer than two sizes are left."""
-    table = points(rows, condition)
-    if table.empty or table["n_train"].nunique() < 2:
-        return None
-    return accuracy_transition(
-        [int(n) for n in table["n_train"]], [float(x) for x in table[ACCURACY]], [int(s) for s in table["seed"]]
+    return pd.concat(
+        [
+            accuracy_rows(lab, run, condition_of(operation, decay), weight_decay=decay)
+            for run, operation, decay in runs_of(seed)
+        ],
+        ignore_index=True,
     )
-
-
-def midpoint(rows: pd.DataFrame, condition: str) -> float:
-    """Where accuracy turns, or the end of the sizes that it turns beyond; nan if no net had grokked."""
-    found = transition_of(rows, condition)
-    if found is None:
-        return nan
-    if found.midpoint is not None:
-        return found.midpoint
-    return float(found.n_train.min() if found.accuracy.mean() > 1 / 2 else found.n_train.max())
 
 
 def at_end(condition: str, *, largest: bool) -> Callable[[pd.DataFrame], float]:
@@ -212,14 +165,6 @@ CLAIMS = (
 )
 
 
-def in_words(found: Transition | None) -> str:
-    """A midpoint with its interval; nothing where there is none."""
-    if found is None or found.midpoint is None:
-        return ""
-    interval = "" if isnan(found.low) else f" [{found.low:.0f}, {found.high:.0f}]"
-    return f": {found.midpoint:.0f}{interval}"
-
-
 def accuracy_against_size(rows: pd.DataFrame) -> go.Figure:
     """Final test accuracy against the number of pairs, every net a point, with the fitted curves."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=["a+b, by weight decay", "by operation"])
@@ -235,7 +180,7 @@ def accuracy_against_size(rows: pd.DataFrame) -> go.Figure:
                 y=table[ACCURACY],
                 mode="markers",
                 marker_color=colour,
-                name=f"{condition}{in_words(found)}",
+                name=f"{condition}{midpoint_in_words(found)}",
                 **style,
             )
             if found is not None and found.midpoint is not None:

@@ -38,6 +38,7 @@ from .modular.progress_measures import (
     progress_measures,
     weight_spectra,
 )
+from .modular.scaled_norm import scaled_norm
 from .modular.toy_model import ToyModelConfig, ToyModelRun, closed_form_ratio, two_circuit_toy_model
 from .modular.transition import Transition, accuracy_transition
 from .modular.trig_decomposition import (
@@ -226,6 +227,7 @@ __all__ = [
     "residual_states",
     "rows_frame",
     "rows_of",
+    "scaled_norm",
     "site_overlap",
     "site_states",
     "target_of",

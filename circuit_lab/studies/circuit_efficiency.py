@@ -20,11 +20,15 @@ MEMORISED = (0.022, 0.043, 0.086, 0.172)
 """Shares with random labels: 77, 150, 299 and 599 pairs at small scale."""
 RETRAINED = (0.029, 0.041, 0.057, 0.081, 0.115, 0.163, 0.23)
 """Shares that grokked nets are trained on with: geometric, by a factor of the square root of 2."""
+SCRATCH = (0.115, 0.163, 0.23, 0.28, 0.325, 0.36, 0.4)
+"""Shares that nets are trained on from their initial weights, up to where all grok; the first three as retrained."""
 COMPONENTS = ("embedding", "attention", "mlp", "unembedding")
 """The parts of these nets that have a norm of their own; see `weight_norms`."""
 RANDOM_LABELS = ("random", "random_commutative")
 STEPS = 2 / 3
-"""Length of every run, as a multiple of the recipe's: 10,000 steps at small scale."""
+"""Length of most runs, as a multiple of the recipe's: 10,000 steps at small scale."""
+SCRATCH_STEPS = 5 / 3
+"""Length of runs that grok late, if they do: 25,000 steps at small scale."""
 
 
 def trained(
@@ -80,3 +84,16 @@ def retrained(seed: int, *, share: float, decay: float = DECAY, operation: str =
     settings = {"task.train_share": share, "optimizer.weight_decay": decay, "checkpoints.every": 2500}
     name = f"retrained/{parent.name.removeprefix('modular/')}/share={share:g}"
     return StudyRun(NET, name, seed, settings, steps=STEPS, parent=parent)
+
+
+def scratch(seed: int, *, share: float) -> StudyRun:
+    """A net of a + b trained from its initial weights, for as long as a net takes that groks late.
+
+    Args:
+        seed: Seed.
+        share: Share of the pairs it is trained on.
+
+    Returns:
+        The run.
+    """
+    return trained(seed, share=share, steps=SCRATCH_STEPS)

@@ -1,0 +1,178 @@
+"""The critical number of training pairs, three times: by efficiency, by ungrokking, and by training from scratch.
+
+    circuit-lab reproduce critical_dataset_size --scale small --seeds 3
+
+[Varma] defines it as the size at which memorising and generalising are equally efficient. Whether nets turn there, from
+either side, is another question: a net that has a circuit and one that has not may end differently on the same pairs.
+"""
+
+from collections.abc import Callable
+from math import isnan, nan
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from circuit_lab.measures import Crossing, crossing
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
+from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
+from circuit_lab.studies.accuracy_by_size import (
+    ACCURACY,
+    accuracy_rows,
+    midpoint,
+    midpoint_in_words,
+    points,
+    transition_of,
+)
+from circuit_lab.studies.circuit_efficiency import (
+    DECAY,
+    DECAYS,
+    GENERALISED,
+    MEMORISED,
+    RETRAINED,
+    SCRATCH,
+    memorising,
+    retrained,
+    scratch,
+    trained,
+)
+from circuit_lab.studies.pure_nets import (
+    COMMON_LOGIT,
+    GENERALISING,
+    MEMORISING,
+    add_norm_curve,
+    net_rows,
+    norm_curve,
+)
+
+ROTE = MEMORISING["random"]
+UNGROKKING, FROM_SCRATCH = "grokked, trained on with D pairs", "from scratch with D pairs"
+BOTH = 0.163
+"""Share of the pairs at which nets of both histories are compared; the middle of those that both were trained on."""
+
+
+def runs_of(seed: int) -> tuple[list[tuple[StudyRun, str]], list[tuple[StudyRun, str]]]:
+    """Nets whose norm is read, and nets whose accuracy is read; each with what it is a case of."""
+    rote = [(memorising(seed, "random", share=share, decay=decay), ROTE) for share in MEMORISED for decay in DECAYS]
+    large = [(trained(seed, share=share, decay=decay), GENERALISING) for share in GENERALISED for decay in DECAYS]
+    small = [(retrained(seed, share=share, decay=decay), GENERALISING) for share in RETRAINED for decay in DECAYS]
+    down = [(retrained(seed, share=share), UNGROKKING) for share in RETRAINED]
+    up = [(scratch(seed, share=share), FROM_SCRATCH) for share in SCRATCH]
+    return rote + large + small, down + up
+
+
+def runs(seed: int) -> list[StudyRun]:
+    """All runs of a seed."""
+    return list({run.place: run for part in runs_of(seed) for run, _ in part}.values())
+
+
+def measure(lab: Lab, seed: int) -> pd.DataFrame:
+    """Norms and logits of the pure nets, accuracies of the others."""
+    for_norm, for_accuracy = runs_of(seed)
+    norms = [net_rows(lab, *each) for each in for_norm]
+    return pd.concat(
+        [*norms, *(accuracy_rows(lab, *each, weight_decay=DECAY) for each in for_accuracy)], ignore_index=True
+    )
+
+
+def crossing_of(rows: pd.DataFrame) -> Crossing | None:
+    """Where memorising comes to cost as much norm as generalising; None where there are no curves."""
+    rote, general = norm_curve(rows, ROTE), norm_curve(rows, GENERALISING)
+    return None if rote is None or general is None else crossing(rote, general)
+
+
+def efficient_size(rows: pd.DataFrame) -> float:
+    """Reads the size of equal efficiency; nan without one."""
+    found = crossing_of(rows)
+    return nan if found is None or found.value is None else found.value
+
+
+def size_over(rows_to_size: Callable[[pd.DataFrame], float], condition: str) -> Callable[[pd.DataFrame], float]:
+    """Reads a size over the midpoint of a condition."""
+    return lambda rows: rows_to_size(rows) / midpoint(rows, condition)
+
+
+def accuracy_at_both(rows: pd.DataFrame, condition: str) -> float:
+    """Reads the test accuracy at the size that both histories share."""
+    table = points(rows, condition)
+    if table.empty:
+        return nan
+    sizes = sorted({int(n) for n in points(rows, UNGROKKING)["n_train"]})
+    chosen = sizes[RETRAINED.index(BOTH)] if len(sizes) == len(RETRAINED) else nan
+    values = table[table["n_train"] == chosen][ACCURACY]
+    return float(values.mean()) if len(values) else nan
+
+
+CLAIMS = (
+    Claim(
+        name="ungrokking_is_where_efficiency_turns",
+        published="Ungrokking happens around the size at which both circuits are equally efficient ([Varma] section 4)",
+        quantity="size of equal efficiency over the midpoint of ungrokking; ratio, > 0. Untested where the curves of "
+        "norm do not cross",
+        holds_if=Bound(0.5, 2.0),
+        value=size_over(efficient_size, UNGROKKING),
+    ),
+    Claim(
+        name="hysteresis",
+        published="From scratch nets stop half-way at 1,500 to 2,050 pairs, grokked ones lose half of their "
+        "accuracy at 800 to 1,000 ([Varma] figures 4 and 5)",
+        quantity="midpoint from scratch over the midpoint of ungrokking, within the budgets of both; ratio, > 0. Where "
+        "accuracy turns beyond the sizes tried, their end stands for the midpoint",
+        holds_if=Bound(low=1.5),
+        value=size_over(lambda rows: midpoint(rows, FROM_SCRATCH), UNGROKKING),
+        chance=1.0,
+    ),
+    Claim(
+        name="history_decides",
+        published="As before",
+        quantity=f"on the same {BOTH:g} of the pairs: test accuracy of nets that had grokked less that of nets from "
+        "scratch, in [-1, 1]",
+        holds_if=Bound(low=0.5),
+        value=lambda rows: accuracy_at_both(rows, UNGROKKING) - accuracy_at_both(rows, FROM_SCRATCH),
+        chance=0.0,
+    ),
+)
+
+
+def three_sizes(rows: pd.DataFrame) -> go.Figure:
+    """Norm at one correct logit, and test accuracy, against D; the three critical sizes with their intervals."""
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
+    found = crossing_of(rows)
+    for colour, condition in zip(LINE_COLOURS, (ROTE, GENERALISING), strict=False):
+        curve = norm_curve(rows, condition)
+        if curve is not None:
+            name = f"{condition}: norm at logit {COMMON_LOGIT:g}"
+            add_norm_curve(figure, curve, name=name, line={"color": colour}, row=1, col=1)
+    for colour, condition in zip(LINE_COLOURS[2:], (UNGROKKING, FROM_SCRATCH), strict=False):
+        table, turn = points(rows, condition), transition_of(rows, condition)
+        style = {"legendgroup": condition, "row": 2, "col": 1}
+        name = f"{condition}{midpoint_in_words(turn)}"
+        figure.add_scatter(
+            x=table["n_train"], y=table[ACCURACY], mode="markers", marker_color=colour, name=name, **style
+        )
+        if turn is not None and turn.midpoint is not None:
+            low, high = float(turn.n_train.min()), float(turn.n_train.max())
+            sizes = [low * (high / low) ** (step / 100) for step in range(101)]
+            line = {"mode": "lines", "line": {"color": colour}, "showlegend": False, "hoverinfo": "skip"}
+            figure.add_scatter(x=sizes, y=turn.curve(sizes), **line, **style)
+    if found is not None and found.value is not None:
+        interval = "" if isnan(found.low) else f" [{found.low:.0f}, {found.high:.0f}]"
+        figure.add_vline(found.value, line_dash="dot", annotation_text=f"equal efficiency: {found.value:.0f}{interval}")
+    figure.update_xaxes(title_text="training pairs D", type="log", row=2, col=1)
+    figure.update_xaxes(type="log", row=1, col=1)
+    figure.update_yaxes(title_text="parameter norm", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="test accuracy at the end", range=[-0.03, 1.03], row=2, col=1)
+    seeds = rows["seed"].nunique()
+    title = wrapped(f"Three critical sizes, {seeds} seeds: midpoints with 95 % bootstrap intervals; chance below .03")
+    figure.update_layout(title=title, width=1000, height=760, **LAYOUT)
+    return figure
+
+
+STUDY = Study(
+    name="critical_dataset_size",
+    title="The critical size by efficiency, by ungrokking and from scratch",
+    claims=CLAIMS,
+    runs=runs,
+    measure=measure,
+    figures={"three_sizes": three_sizes},
+)

@@ -1,0 +1,151 @@
+"""What the studies of circuit efficiency read from measurements: planted numbers come back, doubtful ones do not."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from circuit_lab.studies import find_study
+from circuit_lab.studies.accuracy_by_size import ACCURACY, BEFORE, midpoint, points
+from circuit_lab.studies.pure_nets import GENERALISING, LOGIT, MEMORISING, NORM_AT, norm_curve, pure_nets
+
+ROTE = MEMORISING["random"]
+SIZES = [77, 150, 299, 599]
+
+
+def value_of(study, claim):
+    (found,) = (each.value for each in find_study(study).claims if each.name == claim)
+    return found
+
+
+def nets(condition, norm_of, sizes, *, seed=0, pure=1.0):
+    """Rows of one net per size and decay, with a norm that is a function of the size."""
+    return pd.DataFrame(
+        {"condition": condition, "seed": seed, "n_train": size, "weight_decay": decay, "split": "train"}
+        | {"step": 10_000, "quantity": quantity, "value": value, "n": size, "low": math.nan, "high": math.nan}
+        for size in sizes
+        for decay in (0.6, 1.8)
+        for quantity, value in {NORM_AT: norm_of(size), LOGIT: 50.0, "pure": pure}.items()
+    )
+
+
+def accuracies(condition, accuracy_of, *, before=None, seed=0):
+    rows = []
+    for size, accuracy in accuracy_of.items():
+        values = {ACCURACY: accuracy} | ({} if before is None else {BEFORE: before})
+        rows += [
+            {"condition": condition, "seed": seed, "n_train": size, "quantity": name, "value": value, "step": 10_000}
+            for name, value in values.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_an_impure_net_and_one_that_has_no_norm_are_left_out():
+    rows = pd.concat(
+        [
+            nets(ROTE, lambda _: 20.0, SIZES[:1]),
+            nets(ROTE, lambda _: 30.0, SIZES[1:2], pure=0.0),
+            nets(ROTE, lambda _: math.nan, SIZES[2:3]),
+        ]
+    )
+    assert pure_nets(rows, ROTE)["n_train"].unique().tolist() == [77]
+    assert pure_nets(rows, GENERALISING).empty and norm_curve(rows, GENERALISING) is None
+
+
+def test_the_curve_is_the_mean_over_seeds():
+    rows = pd.concat([nets(ROTE, lambda _, s=seed: 10.0 + s, SIZES, seed=seed) for seed in range(3)])
+    curve = norm_curve(rows, ROTE)
+    assert curve is not None
+    assert curve.norm.tolist() == pytest.approx([11.0] * 4) and curve.n_train.tolist() == SIZES
+
+
+def test_slopes_of_planted_power_laws():
+    rows = pd.concat(
+        [nets(ROTE, lambda size: 3 * size**0.3, SIZES), nets(GENERALISING, lambda size: 40 * size**-0.05, [300, 1741])]
+    )
+    read = {name: value_of("efficiency", name)(rows) for name in (
+        "memorising_costs_more_with_more_pairs", "generalising_costs_the_same", "memorising_is_steeper",
+    )}  # fmt: skip
+    assert list(read.values()) == pytest.approx([0.3, -0.05, 0.35])
+
+
+def test_sizes_that_lie_close_together_have_no_slope():
+    rows = nets(GENERALISING, lambda size: size**2.0, [1741, 2263])
+    assert math.isnan(value_of("efficiency", "generalising_costs_the_same")(rows))
+
+
+def test_children_of_a_parent_that_had_not_grokked_are_left_out():
+    rows = pd.concat(
+        [accuracies("a", {100: 0.1, 200: 0.9}, before=1.0), accuracies("a", {100: 0.5}, before=0.5, seed=1)]
+    )
+    assert points(rows, "a")["seed"].unique().tolist() == [0]
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [({100: 0.9, 200: 1.0}, 100.0), ({100: 0.0, 200: 0.1}, 200.0)])
+def test_the_end_of_the_sizes_stands_for_a_midpoint_beyond_them(accuracy, expected):
+    assert midpoint(accuracies("a", accuracy), "a") == expected
+
+
+def test_midpoint_without_nets():
+    assert math.isnan(midpoint(accuracies("a", {100: 0.9}, before=0.1), "a"))
+
+
+def test_three_critical_sizes_and_their_ratios():
+    """Norms cross at 400; ungrokking turns at 200, from scratch at 800."""
+    down, up = "grokked, trained on with D pairs", "from scratch with D pairs"
+    sizes = [100, 141, 200, 283, 400, 567, 800]
+    rows = pd.concat(
+        [
+            nets(ROTE, lambda size: 26 * (size / 400) ** 0.3, [100, 200, 400, 800]),
+            nets(GENERALISING, lambda _: 26.0, [100, 800]),
+            accuracies(down, {size: float(1 / (1 + (200 / size) ** 8)) for size in sizes}, before=1.0),
+            accuracies(up, {size: float(1 / (1 + (800 / size) ** 8)) for size in [400, 567, 800, 1131, 1600]}),
+        ]
+    )
+    efficient = value_of("critical_dataset_size", "ungrokking_is_where_efficiency_turns")(rows)
+    assert efficient == pytest.approx(2.0, rel=0.02)
+    assert value_of("critical_dataset_size", "hysteresis")(rows) == pytest.approx(4.0, rel=0.02)
+    at_567 = 1 / (1 + (200 / 567) ** 8) - 1 / (1 + (800 / 567) ** 8)
+    assert value_of("critical_dataset_size", "history_decides")(rows) == pytest.approx(at_567, abs=0.01)
+
+
+def test_curves_that_do_not_cross_leave_the_ratio_untested():
+    rows = pd.concat(
+        [
+            nets(ROTE, lambda _: 20.0, [100, 800]),
+            nets(GENERALISING, lambda _: 26.0, [100, 800]),
+            accuracies("grokked, trained on with D pairs", {100: 0.0, 200: 1.0}, before=1.0),
+        ]
+    )
+    assert math.isnan(value_of("critical_dataset_size", "ungrokking_is_where_efficiency_turns")(rows))
+
+
+def run_of(condition, curve, *, n=500):
+    steps = range(0, 25_001, 100)
+    return pd.DataFrame(
+        {"condition": condition, "seed": 0, "step": step, "quantity": ACCURACY, "split": "test_unmirrored"}
+        | {"value": float(np.interp(step, *curve)), "n": n}
+        for step in steps
+    )
+
+
+def test_plateaus_are_counted_by_size_and_by_kind():
+    conditions = [f"{share:g} of the pairs" for share in (0.23, 0.28, 0.325, 0.36, 0.4)]
+    curves = [
+        ([0, 25_000], [0.02, 0.02]),
+        ([0, 5000, 5100, 25_000], [0.02, 0.02, 0.4, 0.4]),
+        ([0, 5000, 5100, 15_000, 15_100, 25_000], [0.02, 0.02, 0.6, 0.6, 1.0, 1.0]),
+        ([0, 5000, 9000, 25_000], [0.02, 0.02, 1.0, 1.0]),
+        ([0, 1000, 2000, 25_000], [0.02, 0.02, 1.0, 1.0]),
+    ]
+    rows = pd.concat([run_of(*each) for each in zip(conditions, curves, strict=True)])
+    read = {claim.name: claim.value(rows) for claim in find_study("semi_grokking").claims}
+    assert read == {"accuracy_stops_half_way": 2.0, "some_end_half_way": 1.0, "often_transient": 0.5}
+
+
+def test_without_plateaus_nothing_is_transient():
+    conditions = [f"{share:g} of the pairs" for share in (0.23, 0.28, 0.325, 0.36, 0.4)]
+    rows = pd.concat([run_of(condition, ([0, 25_000], [0.02, 0.02])) for condition in conditions])
+    read = {claim.name: claim.value(rows) for claim in find_study("semi_grokking").claims}
+    assert read["accuracy_stops_half_way"] == read["some_end_half_way"] == 0.0 and math.isnan(read["often_transient"])
