@@ -11,13 +11,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from circuit_lab.measures import Plateaus, accuracy_plateaus, generalising_norm_share, proportion_interval
+from circuit_lab.measures import Plateaus, accuracy_plateaus, generalising_norm_share
 from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
-from circuit_lab.studies.accuracy_by_size import ACCURACY, HELD_OUT, TRAIN_ACCURACY
+from circuit_lab.studies.accuracy_by_size import ACCURACY, HELD_OUT
 from circuit_lab.studies.circuit_efficiency import SCRATCH, scratch
+from circuit_lab.studies.modular_metrics import metric_rows
 from circuit_lab.tasks import ModularTask
-from circuit_lab.training import load_checkpoint, read_metrics
+from circuit_lab.training import load_checkpoint
 
 SIZES = SCRATCH[2:]
 """Shares of the pairs, from where no net generalises to where all do."""
@@ -39,19 +40,13 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
 
 def run_rows(lab: Lab, run: StudyRun, condition: str) -> pd.DataFrame:
     """What one run shows."""
-    checkpoint = load_checkpoint(lab.last(run))
+    metrics, checkpoint = metric_rows(lab, run, condition), load_checkpoint(lab.last(run))
     task = checkpoint.task
     assert isinstance(task, ModularTask), "these runs are of modular tasks"
-    rows = []
-    for record in read_metrics(lab.folder(run)):
-        for quantity, split in ((ACCURACY, HELD_OUT), (TRAIN_ACCURACY, "train")):
-            value, n = record[f"accuracy/{split}"], len(task.splits[split])
-            interval = proportion_interval(round(value * n), n)
-            rows.append((record["step"], split, quantity, value, n, interval.low, interval.high))
-    share = generalising_norm_share(checkpoint.net, task)
-    rows.append((lab.step(lab.last(run)), HELD_OUT, SHARE_OF_LOGITS, share, len(task.splits[HELD_OUT]), nan, nan))
-    table = pd.DataFrame(rows, columns=["step", "split", "quantity", "value", "n", "low", "high"])
-    return table.assign(condition=condition, n_train=len(task.training))
+    at_end = {"step": lab.step(lab.last(run)), "split": HELD_OUT, "quantity": SHARE_OF_LOGITS, "low": nan, "high": nan}
+    at_end |= {"value": generalising_norm_share(checkpoint.net, task), "n": len(task.splits[HELD_OUT])}
+    at_end |= {"condition": condition, "n_train": len(task.training)}
+    return pd.concat([metrics, pd.DataFrame([at_end])], ignore_index=True)
 
 
 def plateaus(rows: pd.DataFrame, condition: str) -> Plateaus | None:

@@ -4,6 +4,10 @@ Sizes are shares of all pairs, so that they mean the same at every scale. In [Va
 and .12 of the pairs, semi-grokking between .12 and .16. Pairs of one seed are nested.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from circuit_lab.studies.study import StudyRun
 
 NET = "modular"
@@ -97,3 +101,21 @@ def scratch(seed: int, *, share: float) -> StudyRun:
         The run.
     """
     return trained(seed, share=share, steps=SCRATCH_STEPS)
+
+
+def variant(seed: int, name: str, settings: Mapping[str, Any], *, steps: float) -> StudyRun:
+    """A run that differs from the others in whatever a study tries.
+
+    Args:
+        seed: Seed.
+        name: What it is, in words.
+        settings: Settings of the recipe to change, by dotted key.
+        steps: Length, as a multiple of the recipe's.
+
+    Returns:
+        The run.
+
+    >>> variant(0, "ablations/no decay, loss in float32", {}, steps=1.0).place
+    'modular/ablations/no-decay-loss-in-float32/seed=0'
+    """
+    return StudyRun(NET, f"modular/{re.sub('[^a-z0-9./]+', '-', name.lower())}", seed, settings, steps=steps)

@@ -149,3 +149,70 @@ def test_without_plateaus_nothing_is_transient():
     rows = pd.concat([run_of(condition, ([0, 25_000], [0.02, 0.02])) for condition in conditions])
     read = {claim.name: claim.value(rows) for claim in find_study("semi_grokking").claims}
     assert read["accuracy_stops_half_way"] == read["some_end_half_way"] == 0.0 and math.isnan(read["often_transient"])
+
+
+def ablation(condition, *, known, solved, norm=30.0):
+    """A run of 9,000 steps that knows its training pairs at one step and solves the others at another, or never."""
+    rows = []
+    for step in range(0, 9001, 50):
+        rows += [
+            {"step": step, "quantity": "train accuracy", "split": "train", "value": float(step >= known)},
+            {"step": step, "quantity": ACCURACY, "split": "test_unmirrored", "value": float(step >= solved)},
+            {"step": step, "quantity": "norm", "split": "all weights", "value": norm + min(step, 1000) / 100},
+            {"step": step, "quantity": "softmax collapse", "split": "train", "value": 0.7},
+        ]
+    return pd.DataFrame(rows).assign(condition=condition, seed=0)
+
+
+def test_delays_and_their_ratios_in_the_ablations():
+    never = 10**9
+    rows = pd.concat(
+        [
+            ablation("AdamW, decay 1", known=400, solved=3000),
+            ablation("no decay", known=400, solved=never),
+            ablation("no decay, loss in float32", known=400, solved=never),
+            ablation("L2 in the loss", known=400, solved=1000),
+            ablation("norm fixed", known=400, solved=800),
+            ablation("larger norm fixed", known=300, solved=4000),
+            ablation("norm fixed, logits times 4", known=300, solved=1000),
+            ablation("norm fixed, logits times 0.25", known=500, solved=never),
+        ]
+    )
+    read = {claim.name: claim.value(rows) for claim in find_study("ablations").claims}
+    assert math.isnan(read.pop("a_larger_output_scale_delays")), "what it is divided by is never reached"
+    assert read == pytest.approx(
+        {
+            "there_is_a_delay": 7.5,
+            "without_decay_it_is_longer": 3.0,
+            "float32_collapses": 0.7,
+            "and_stalls": 0.0,
+            "l2_in_the_loss_groks": 1.0,
+            "the_norm_falls_before": 1.0,
+            "held_at_a_small_norm_there_is_no_delay": 2.0,
+            "held_at_a_larger_norm_there_is": 5.0,
+        }
+    )
+
+
+def test_a_run_that_never_solves_has_no_delay():
+    rows = ablation("AdamW, decay 1", known=400, solved=10**9)
+    read = {claim.name: claim.value(rows) for claim in find_study("ablations").claims}
+    assert math.isnan(read["there_is_a_delay"]) and math.isnan(read["the_norm_falls_before"])
+
+
+def test_speeds_are_compared_at_one_probability():
+    def learning(condition, split, step_learnt):
+        steps = range(0, 3001, 10)
+        values = [min(1.0, 0.9 * step / step_learnt) for step in steps]
+        place = {"condition": condition, "split": split, "quantity": "probability of the answer", "seed": 0}
+        return pd.DataFrame({"step": step, "value": value} | place for step, value in zip(steps, values, strict=True))
+
+    rows = pd.concat(
+        [
+            learning("random labels of 0.4 of the pairs", "train", 400),
+            learning("true labels of 0.65 of the pairs", "test_unmirrored", 1200),
+            learning("true labels of 0.8 of the pairs", "test_unmirrored", 400),
+        ]
+    )
+    read = [claim.value(rows) for claim in find_study("speed_of_learning").claims]
+    assert read == pytest.approx([3.0, 1.0])
