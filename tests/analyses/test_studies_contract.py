@@ -26,8 +26,8 @@ def results_page() -> str:
 def test_every_folder_with_a_study_is_found():
     assert STUDIES == (
         "ablations", "augmentation_regimes", "critical_dataset_size", "efficiency", "fake_grokking", "identical_paths",
-        "natural_language", "no_sharing", "one_run", "second_hop", "semi_grokking", "speed_of_learning", "toy_model",
-        "transfer", "ungrokking",
+        "natural_language", "no_sharing", "one_run", "phase_diagram", "second_hop", "semi_grokking",
+        "speed_of_learning", "toy_model", "transfer", "ungrokking",
     )  # fmt: skip
 
 
