@@ -69,13 +69,18 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
 
 
 def slope(condition: str) -> Callable[[pd.DataFrame], float]:
-    """Reads the slope of log norm, at the common logit, over log D; nan of nets whose sizes lie close together."""
+    """Reads the slope of log norm, at the common logit, over log D; nan of nets whose sizes lie close together.
+
+    Each weight decay has a constant of its own, for nets of one decay may be pure at more sizes than those of another.
+    """
 
     def read(rows: pd.DataFrame) -> float:
         table = pure_nets(rows, condition)
         if table.empty or table["n_train"].max() < SMALLEST_SPAN * table["n_train"].min():
             return nan
-        return float(np.polyfit(np.log(table["n_train"]), np.log(table[NORM_AT]), 1)[0])
+        logs = np.log(table[["n_train", NORM_AT]])
+        of_decay = logs - logs.groupby(table["weight_decay"]).transform("mean")
+        return float((of_decay["n_train"] * of_decay[NORM_AT]).sum() / (of_decay["n_train"] ** 2).sum())
 
     return read
 
@@ -155,7 +160,9 @@ def norm_against_size(rows: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="training pairs D", type="log")
     figure.update_yaxes(title_text="parameter norm", rangemode="tozero")
     n = rows["seed"].nunique()
-    title = f"Norm at a correct logit of {COMMON_LOGIT:g}: mean of {n} seeds and 95 % bootstrap interval"
+    title = (
+        f"Norm at a correct logit of {COMMON_LOGIT:g}, weight decay 1: mean of {n} seeds and 95 % bootstrap interval"
+    )
     figure.update_layout(title=wrapped(title), width=1000, height=520, **LAYOUT)
     return figure
 

@@ -63,7 +63,8 @@ CLAIMS = tuple(
         published="The generalising circuit is learnt more slowly than the memorising one ([Varma] section 3)",
         quantity=f"steps until the answer to held-out pairs has a probability of {LEARNT:g} (geometric mean), with "
         f"true labels of {share:g} of the pairs, over steps to the same on {ROTE_SHARES[-1]:g} of the pairs with "
-        "random labels; ratio, > 0",
+        "random labels; ratio, > 0. A run that does not get there takes longer than its steps: the ratio is then known "
+        "from one side",
     )
     for share in TRUE_SHARES
 )

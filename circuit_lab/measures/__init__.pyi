@@ -7,7 +7,7 @@ from .hooked_model import HookedModel
 from .intervals import CONFIDENCE_LEVEL, Interval, MeanInterval, mean_interval, proportion_interval
 from .metrics import METRIC_UNITS, METRICS, Target, target_of
 from .modular.efficiency import Crossing, EfficiencyRow, NormAtLogit, crossing, norm_at_logit, rows_frame
-from .modular.efficiency_row import PURE_NORM_SHARE, efficiency_row, generalising_norm_share
+from .modular.efficiency_row import PURE_NORM_SHARE, efficiency_row, generalising_norm_share, is_pure_circuit
 from .modular.frequency_ablation import (
     ANSWER,
     INPUTS,
@@ -200,6 +200,7 @@ __all__ = [
     "grid_similarity",
     "inner_stages",
     "input_elements",
+    "is_pure_circuit",
     "isotypic_projector",
     "key_frequency_rows",
     "known_good",

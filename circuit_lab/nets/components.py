@@ -247,7 +247,7 @@ class Attention(nn.Module):
         return z.flatten(2) @ self.W_O.flatten(0, 1) + self.b_O
 
     def at_answers(self, x: Float[Tensor, "distinct d_model"], inputs: DistinctInputs) -> Float[Tensor, "n d_model"]:
-        """What attention adds at the answer position of each query; no hook fires.
+        """What attention adds at the answer position of each query.
 
         Args:
             x: The (normed) stream of each distinct pair of token and position.

@@ -134,13 +134,16 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
             inputs: From `distinct_inputs`.
 
         Returns:
-            What `forward` with `answer_only` returns, up to rounding. No hook fires.
+            What `forward` with `answer_only` returns, up to rounding.
 
         Raises:
-            ValueError: If the net has more layers: after the first, states depend on the whole query.
+            ValueError: If the net has more layers: after the first, states depend on the whole query; or if it has a
+                hook, which would see other shapes than `forward` shows it.
         """
         if self.cfg.n_layers != 1:
             raise ValueError(f"logits_of_distinct needs a net of one layer, this one has {self.cfg.n_layers}")
+        if any(map(is_hooked, self.modules())):
+            raise ValueError("logits_of_distinct needs a net without hooks; use forward, or remove them")
         states = look_up(inputs.token, self.embed.W_E) + look_up(inputs.position, self.pos_embed.W_pos)
         return self.logits_at(self.blocks[0].at_answers(states, inputs))
 

@@ -1,11 +1,12 @@
 """Test accuracy of nets of modular arithmetic against the number of their training pairs, and where it turns."""
 
-from math import isnan, nan
+from math import inf, isnan
 
 import pandas as pd
 
 from circuit_lab.measures import Transition, accuracy_transition, predicted_answers, proportion_interval
 from circuit_lab.studies.lab import Lab
+from circuit_lab.studies.ranges import UNKNOWN, Range
 from circuit_lab.studies.study import StudyRun
 from circuit_lab.tasks import ModularTask
 from circuit_lab.training import load_checkpoint
@@ -67,14 +68,14 @@ def transition_of(rows: pd.DataFrame, condition: str) -> Transition | None:
     return accuracy_transition(sizes, [float(x) for x in table[ACCURACY]], [int(s) for s in table["seed"]])
 
 
-def midpoint(rows: pd.DataFrame, condition: str) -> float:
-    """Where accuracy turns, or the end of the sizes that it turns beyond; nan without nets."""
+def midpoint(rows: pd.DataFrame, condition: str) -> Range:
+    """Where accuracy turns: at a size, or beyond the sizes tried; unknown without nets."""
     found = transition_of(rows, condition)
     if found is None:
-        return nan
+        return UNKNOWN
     if found.midpoint is not None:
-        return found.midpoint
-    return float(found.n_train.min() if found.accuracy.mean() > 1 / 2 else found.n_train.max())
+        return found.midpoint, found.midpoint
+    return (0.0, float(found.n_train.min())) if found.beyond == "fewer" else (float(found.n_train.max()), inf)
 
 
 def midpoint_in_words(found: Transition | None) -> str:

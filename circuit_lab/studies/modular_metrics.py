@@ -25,18 +25,18 @@ def metric_rows(lab: Lab, run: StudyRun, condition: str) -> pd.DataFrame:
     Returns:
         Rows with the columns of `COLUMNS` and `n_train`. Accuracies and the collapsed share (of training pairs whose
         loss is exactly 0) lie in [0, 1], with their 95 % intervals; so does the answer's probability, exp(-loss), a
-        geometric mean over pairs, without one.
+        geometric mean over pairs, without one. A split without pairs has no rows.
     """
     task = load_checkpoint(lab.last(run)).task
     assert isinstance(task, ModularTask), "these runs are of modular tasks"
-    n_of = {"train": len(task.training), HELD_OUT: len(task.splits[HELD_OUT])}
+    quantities = {"train": TRAIN_ACCURACY, HELD_OUT: ACCURACY}
+    n_of = {split: len(task.splits[split]) for split in quantities if len(task.splits[split])}
     rows = []
     for record in read_metrics(lab.folder(run)):
         step = record["step"]
-        shares = [(ACCURACY, HELD_OUT, record[f"accuracy/{HELD_OUT}"])]
-        shares += [(TRAIN_ACCURACY, "train", record["accuracy/train"])]
-        shares += [(COLLAPSED, "train", record["softmax_collapse"])]
-        for quantity, split, value in shares:
+        shares = [(split, quantities[split], record[f"accuracy/{split}"]) for split in n_of]
+        shares.append(("train", COLLAPSED, record["softmax_collapse"]))
+        for split, quantity, value in shares:
             interval = proportion_interval(round(value * n_of[split]), n_of[split])
             rows.append((step, split, quantity, value, n_of[split], interval.low, interval.high))
         rows += [(step, split, PROBABILITY, exp(-record[f"loss/{split}"]), n, nan, nan) for split, n in n_of.items()]

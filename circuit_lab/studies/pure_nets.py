@@ -7,20 +7,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from circuit_lab.measures import (
-    PURE_NORM_SHARE,
     EfficiencyRow,
     NormAtLogit,
-    generalising_norm_share,
+    is_pure_circuit,
     logit_efficiency,
     norm_at_logit,
     scaled_norm,
     weight_norms,
 )
-from circuit_lab.studies.circuit_efficiency import COMPONENTS
+from circuit_lab.studies.circuit_efficiency import COMPONENTS, DECAY
 from circuit_lab.studies.lab import Lab
 from circuit_lab.studies.study import StudyRun
 from circuit_lab.tasks import ModularTask
-from circuit_lab.training import Checkpoint, load_checkpoint
+from circuit_lab.training import load_checkpoint
 
 GENERALISING = "generalising"
 MEMORISING = {
@@ -28,8 +27,6 @@ MEMORISING = {
     "random_commutative": "memorising, equal labels for (a, b), (b, a)",
 }
 """What memorising nets are called, by the kind of their labels."""
-LEARNT = 0.99
-"""Share of the training pairs that a memorising net must answer as trained to count as one."""
 LOGIT, NORM, SCALE = "correct logit", "norm", "logit scale"
 COMMON_LOGIT = 45.0
 """The correct logit that norms are compared at; nets of these studies end at 34 to 89 of it at small scale."""
@@ -55,23 +52,12 @@ def net_rows(lab: Lab, run: StudyRun, condition: str) -> pd.DataFrame:
     n = len(task.training)
     values = {LOGIT: (found.correct_logit, n), SCALE: (found.logit_scale, n), NORM: (norms.total, n)}
     values |= {f"{NORM}, {name}": (norms.components[name], n) for name in COMPONENTS}
-    values |= {NORM_AT: (scaled_norm(net, task.training, logit=COMMON_LOGIT), n), "pure": _purity(checkpoint, task)}
+    values |= {NORM_AT: (scaled_norm(net, task.training, logit=COMMON_LOGIT), n)}
+    values |= {"pure": (float(is_pure_circuit(net, task)), n)}
     rows = [{"quantity": name, "value": value, "n": number} for name, (value, number) in values.items()]
     common = {"condition": condition, "step": lab.step(lab.last(run)), "split": "train", "low": nan, "high": nan}
     decay = checkpoint.recipe["optimizer"]["weight_decay"]
     return pd.DataFrame(rows).assign(**common, n_train=n, weight_decay=decay)
-
-
-def _purity(checkpoint: Checkpoint, task: ModularTask) -> tuple[float, int]:
-    """Whether a net is the pure case that its labels make it (1 or 0), and on how many pairs that is read.
-
-    A memorising net must know its labels; a generalising one have more than `PURE_NORM_SHARE` of the norm of its
-    held-out logits in the generalising part.
-    """
-    if task.config.labels != "true":
-        return float(checkpoint.metrics["train"] >= LEARNT), len(task.training)
-    share = generalising_norm_share(checkpoint.net, task)
-    return float(share > PURE_NORM_SHARE), len(task.splits["test_unmirrored"])
 
 
 def pure_nets(rows: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -100,8 +86,9 @@ def efficiency_rows(table: pd.DataFrame, condition: str) -> list[EfficiencyRow]:
 
 
 def norm_curve(rows: pd.DataFrame, condition: str) -> NormAtLogit | None:
-    """Norm at the common logit against D, over seeds and weight decays; None without pure nets."""
+    """Norm at the common logit against D, over seeds, at decay 1; None without pure nets."""
     table = pure_nets(rows, condition)
+    table = pd.DataFrame(table[table["weight_decay"] == DECAY])
     return None if table.empty else norm_at_logit(efficiency_rows(table, condition), logit=COMMON_LOGIT)
 
 

@@ -1,12 +1,13 @@
 """Timelines of runs as measurements, and the numbers that claims read from them."""
 
 from collections.abc import Callable, Sequence
-from math import isnan, nan
+from math import nan
 
 import pandas as pd
 
 from circuit_lab.measures import proportion_interval
 from circuit_lab.studies.lab import Lab
+from circuit_lab.studies.ranges import decided, ratio_of, steps_to
 from circuit_lab.studies.study import Bound, Claim, StudyRun
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.training import load_checkpoint, read_metrics
@@ -97,14 +98,8 @@ def last_value(rows: pd.DataFrame, condition: str, quantity: str, split: str) ->
 
 def first_step(rows: pd.DataFrame, condition: str, quantity: str, split: str, *, level: float) -> float:
     """The first step at which a quantity is at least `level`; nan if it never is."""
-    points = series(rows, condition, quantity, split)
-    reached = [float(step) for step, value in zip(points["step"], points["value"], strict=True) if value >= level]
-    return reached[0] if reached else nan
-
-
-def last_step(rows: pd.DataFrame, condition: str) -> float:
-    """The last step of a condition; nan where there is none."""
-    return max((float(step) for step in rows["step"][rows["condition"] == condition]), default=nan)
+    step, at_most = steps_to(rows, condition, quantity, split, level=level)
+    return step if step == at_most else nan
 
 
 Level = tuple[str, str, str, float]
@@ -120,19 +115,15 @@ def times_the_steps(later: Level, earlier: Level, *, holds_from: float) -> Calla
         holds_from: The ratio from which the claim holds.
 
     Returns:
-        A function of measurements. Where the first never gets to its level, the steps of its run stand for it and the
-        ratio is a lower bound: one of at least `holds_from` decides, a lower one tells nothing and is nan. Where the
-        second never does, it is nan.
+        A function of measurements. A level that is never reached is reached after the last step, or not at all: the
+        ratio is then known from one side, and is a number where that side decides the claim, else nan.
     """
 
     def read(rows: pd.DataFrame) -> float:
-        *of_later, level = later
+        *of_later, later_level = later
         *of_earlier, earlier_level = earlier
-        reached, divisor = first_step(rows, *of_later, level=level), first_step(rows, *of_earlier, level=earlier_level)
-        if not isnan(reached):
-            return reached / divisor
-        at_least = last_step(rows, later[0]) / divisor
-        return at_least if at_least >= holds_from else nan
+        steps = steps_to(rows, *of_later, level=later_level), steps_to(rows, *of_earlier, level=earlier_level)
+        return decided(ratio_of(*steps), Bound(low=holds_from))
 
     return read
 

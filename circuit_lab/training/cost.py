@@ -94,7 +94,7 @@ def estimate_cost(recipe: Recipe, *, device: str = "auto", seconds: float = 20.0
     with cpu_threads(training.n_threads):
         learner = Learner(recipe, task, where, parent)
         timed = _time_steps(learner, batch_size, seconds=0.8 * seconds)
-        counted = n_items if learner.batches is None else min(_SMALLEST, batch_size)
+        counted = n_items if learner.inputs is not None else min(_SMALLEST, batch_size)
         flops = learner.count_flops(_rows(counted, learner)) * batch_size / counted
         evaluation_seconds = _time_evaluation(learner, task, seconds=0.2 * seconds)
     n_points = recipe.evaluation.steps(training.n_steps) | recipe.checkpoints.steps(training.n_steps)

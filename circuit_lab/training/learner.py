@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 
 from circuit_lab.nets import DistinctInputs, HookedNet, HookedSharedTransformer, build_net, distinct_inputs
+from circuit_lab.nets.components import is_hooked
 from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
 from circuit_lab.training.batches import BatchStream
@@ -65,13 +67,22 @@ class Learner:
         device = self.device
         self.items = (items.tokens.to(device), items.answer.to(device), items.answer_position.to(device))
         seed = self.recipe.training.seed
-        self.batches, self._inputs = None, None
+        self.batches = None
         if size != "full":
             self.batches = BatchStream(seed=seed, n_items=len(items), batch_size=size, device=device)
-        elif isinstance(self.net, HookedSharedTransformer) and self.net.cfg.n_layers == 1:
+
+    @cached_property
+    def inputs(self) -> DistinctInputs | None:
+        """The distinct inputs of all training items, where a step takes them all and looking them up saves work.
+
+        Not in bfloat16: the gradient of what is looked up is a sum over all items, which needs more bits.
+        """
+        net, plain = self.net, self.recipe.training.precision != "bf16"
+        if self.batches is None and plain and isinstance(net, HookedSharedTransformer) and net.cfg.n_layers == 1:
             tokens, _, answer_position = self.items
             inputs = distinct_inputs(tokens, answer_position)
-            self._inputs = inputs if inputs.saves else None
+            return inputs if inputs.saves else None
+        return None
 
     def step(self, step: int) -> Tensor:
         """One optimiser step.
@@ -131,7 +142,7 @@ class Learner:
         """Arguments of the loss: some training items, or all of them, with their distinct inputs where that saves."""
         tokens, answer, answer_position = self.items
         if rows is None:
-            return tokens, answer, answer_position, self._inputs
+            return tokens, answer, answer_position, None if any(map(is_hooked, self.net.modules())) else self.inputs
         return tokens[rows], answer[rows], answer_position[rows], None
 
     def _plain_loss(

@@ -68,3 +68,12 @@ def test_a_net_of_more_layers_is_refused():
     inputs = distinct_inputs(make_tokens(), torch.full((6,), 3))
     with pytest.raises(ValueError, match="needs a net of one layer, this one has 2"):
         make_net(layer_map=(0, 0)).logits_of_distinct(inputs)
+
+
+def test_a_net_with_a_hook_is_refused(one_layer):
+    inputs = distinct_inputs(make_tokens(), torch.full((6,), 3))
+    one_layer.blocks[0].mlp.hook_post.add_hook(lambda *_, **__: None)
+    with pytest.raises(ValueError, match="without hooks"):
+        one_layer.logits_of_distinct(inputs)
+    one_layer.reset_hooks()
+    assert one_layer.logits_of_distinct(inputs).shape[0] == 6

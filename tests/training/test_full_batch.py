@@ -9,6 +9,7 @@ from small_runs import FULL_BATCH
 from circuit_lab.nets import build_net
 from circuit_lab.tasks import build_task
 from circuit_lab.training import parse_recipe, read_metrics, split_scores, train
+from circuit_lab.training.learner import Learner
 
 TABLES = FULL_BATCH | {
     "optimizer": {"weight_decay": 1.0, "betas": [0.9, 0.98], "warmup_steps": 0, "max_gradient_norm": 0.0},
@@ -38,6 +39,32 @@ def test_equals_a_naive_loop_over_all_pairs(tmp_path):
     logged = read_metrics(run.run)[-1]
     for split, score in final.items():
         assert logged[f"loss/{split}"] == pytest.approx(score.loss, rel=1e-4)
+
+
+def test_a_hook_sees_whole_batches_and_changes_nothing():
+    recipe, shapes, weights = recipe_with(n_steps=25), [], []
+    for watched in (False, True):
+        learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+        assert learner.inputs is not None
+        if watched:
+            learner.net.blocks[0].hook_resid_post.add_hook(lambda value, **_: shapes.append(tuple(value.shape)))
+        for step in range(5):
+            learner.step(step)
+        weights.append([weight.detach() for weight in learner.net.parameters()])
+    assert set(shapes) == {(20, 3, 12)}
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_inputs_are_looked_up_where_that_saves_and_is_precise_enough():
+    def inputs_of(**tables):
+        recipe = parse_recipe(TABLES | tables, source="a test")
+        return Learner(recipe, build_task(recipe.task), torch.device("cpu"), None).inputs
+
+    assert inputs_of() is not None
+    assert inputs_of(training=TABLES["training"] | {"precision": "bf16"}) is None
+    assert inputs_of(training=TABLES["training"] | {"batch_size": 16}) is None
+    assert inputs_of(net=TABLES["net"] | {"layer_map": [0, 0]}) is None
 
 
 def test_a_full_batch_needs_no_seed(tmp_path):

@@ -8,8 +8,8 @@
    `LONGEST_GAP` of the run between them, at means that differ by no more than that, are one: a fall that is made up for
    at once does not cut a plateau in two.
 3. A *plateau* is a level piece with its mean between `LOWEST` and `HIGHEST`, of at least `SHORTEST` of the run.
-4. It is *standing* if it lasts to the end of the run, else *transient*. A standing one says nothing of what comes after
-   the budget: in [Varma] plateaus end after up to 1e7 steps.
+4. It is *standing* if it lasts to the end of the run (but for `LONGEST_GAP`), else *transient*; `after` tells where the
+   run ends. A standing one says nothing of what comes after the budget: in [Varma] plateaus end after up to 1e7 steps.
 
 The definition is ours; the paper shows curves.
 """
@@ -49,6 +49,7 @@ class Plateau:
         low: Lower end of its 95 % interval over queries.
         high: Upper end.
         kind: Whether it lasts to the end of the run.
+        after: Mean accuracy over the last `LONGEST_GAP` of the run, in [0, 1].
     """
 
     start: int
@@ -57,6 +58,7 @@ class Plateau:
     low: float
     high: float
     kind: Literal["transient", "standing"]
+    after: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,5 +164,7 @@ def _merged(
 def _plateau(steps: np.ndarray, values: Float64[np.ndarray, " m"], n: int, first: int, last: int) -> Plateau:
     level = float(values[first:last].mean())
     interval = proportion_interval(round(level * n), n)
-    kind = "standing" if last == len(steps) else "transient"
-    return Plateau(int(steps[first]), int(steps[last - 1]), level, interval.low, interval.high, kind)
+    longest_gap = LONGEST_GAP * (steps[-1] - steps[0])
+    kind = "standing" if steps[-1] - steps[last - 1] <= longest_gap else "transient"
+    after = float(values[steps >= steps[-1] - longest_gap].mean())
+    return Plateau(int(steps[first]), int(steps[last - 1]), level, interval.low, interval.high, kind, after)

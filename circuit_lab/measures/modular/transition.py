@@ -20,6 +20,7 @@ Varma et al. 2023 (arXiv 2309.02390) show the points; the curve and the interval
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ class Transition(Result):
     Attributes:
         midpoint: D half-way between chance and 1, in training pairs; None if it lies outside the sizes tried, or at
             the first or last of them.
+        beyond: Where it lies if outside: at "fewer" pairs than tried, or at "more"; None with a midpoint.
         low: Lower end of its 95 % interval; -inf if it lies below the sizes tried. NaN with a single seed.
         high: Upper end; +inf if it lies above, NaN likewise.
         sharpness: D at nine tenths of the way over D at one tenth, > 1; NaN without a midpoint, or of a curve too flat
@@ -56,6 +58,7 @@ class Transition(Result):
     """
 
     midpoint: float | None
+    beyond: Literal["fewer", "more"] | None
     low: float
     high: float
     sharpness: float
@@ -128,6 +131,7 @@ def accuracy_transition(
     is_steep = width < _WIDTHS[1] - _AT_BOUND  # False of a missing width, which is NaN
     return Transition(
         midpoint=math.exp(place) if math.isfinite(place) else None,
+        beyond=None if math.isfinite(place) else "fewer" if place < 0 else "more",
         low=low,
         high=high,
         sharpness=math.exp(2 * width * math.log(9)) if is_steep else math.nan,

@@ -38,6 +38,20 @@ def test_a_planted_plateau_is_found_where_it_is(start, length, level, seed):
 def test_one_that_lasts_to_the_end_is_standing(seed):
     (plateau,) = found_in(np.where(STEPS < 6000, 0.02, 0.5), seed)
     assert (plateau.kind, plateau.end) == ("standing", 25_000)
+    assert plateau.after == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("after", [0.02, 0.75, 1.0])
+def test_what_comes_after_a_transient_one_is_told(after):
+    (plateau, *_) = found_in(np.where(STEPS < 3000, 0.02, np.where(STEPS < 14_000, 0.4, after)))
+    assert plateau.kind == "transient" and plateau.after == pytest.approx(after, abs=0.03)
+
+
+def test_the_last_evaluations_may_fall_out_of_a_standing_one():
+    curve = noisy(np.where(STEPS < 6000, 0.02, 0.5))
+    curve[-4:] = [0.3, 0.2, 0.1, 0.05]
+    (plateau,) = accuracy_plateaus(STEPS, curve, n=N).plateaus
+    assert plateau.kind == "standing" and plateau.end < 25_000
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,7 @@ def test_steps_count_only_in_proportion():
 def test_the_frame_has_a_row_per_plateau():
     curve = np.where(STEPS < 6000, 0.02, 0.5)
     frame = accuracy_plateaus(STEPS, noisy(curve), n=N).frame()
-    assert list(frame.columns) == ["start", "end", "level", "low", "high", "kind"] and len(frame) == 1
+    assert list(frame.columns) == ["start", "end", "level", "low", "high", "kind", "after"] and len(frame) == 1
     assert ((frame["level"] > LOWEST) & (frame["level"] < HIGHEST)).all()
     assert list(accuracy_plateaus(STEPS, noisy(0 * STEPS), n=N).frame().columns) == list(frame.columns)
 
