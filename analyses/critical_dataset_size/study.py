@@ -19,10 +19,9 @@ from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun
 from circuit_lab.studies.accuracy_by_size import (
     ACCURACY,
     accuracy_rows,
+    add_points_and_curve,
     midpoint,
-    midpoint_in_words,
     points,
-    transition_of,
 )
 from circuit_lab.studies.circuit_efficiency import (
     DECAY,
@@ -150,17 +149,7 @@ def three_sizes(rows: pd.DataFrame) -> go.Figure:
             name = f"{condition}: norm at logit {COMMON_LOGIT:g}"
             add_norm_curve(figure, curve, name=name, line={"color": colour}, row=1, col=1)
     for colour, condition in zip(LINE_COLOURS[2:], (UNGROKKING, FROM_SCRATCH), strict=False):
-        table, turn = points(rows, condition), transition_of(rows, condition)
-        style = {"legendgroup": condition, "row": 2, "col": 1}
-        name = f"{condition}{midpoint_in_words(turn)}"
-        figure.add_scatter(
-            x=table["n_train"], y=table[ACCURACY], mode="markers", marker_color=colour, name=name, **style
-        )
-        if turn is not None and turn.midpoint is not None:
-            low, high = float(turn.n_train.min()), float(turn.n_train.max())
-            sizes = [low * (high / low) ** (step / 100) for step in range(101)]
-            line = {"mode": "lines", "line": {"color": colour}, "showlegend": False, "hoverinfo": "skip"}
-            figure.add_scatter(x=sizes, y=turn.curve(sizes), **line, **style)
+        add_points_and_curve(figure, rows, condition, colour=colour, row=2, col=1)
     if found is not None and found.value is not None:
         interval = "" if isnan(found.low) else f" [{found.low:.0f}, {found.high:.0f}]"
         for row in (1, 2):

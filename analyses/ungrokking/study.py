@@ -19,8 +19,8 @@ from circuit_lab.studies.accuracy_by_size import (
     ACCURACY,
     HAD_GROKKED,
     accuracy_rows,
+    add_points_and_curve,
     midpoint,
-    midpoint_in_words,
     points,
     transition_of,
 )
@@ -175,26 +175,13 @@ CLAIMS = (
 def accuracy_against_size(rows: pd.DataFrame) -> go.Figure:
     """Final test accuracy against the number of pairs, every net a point, with the fitted curves."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, subplot_titles=["a+b, by weight decay", "by operation"])
+    colours = dict(zip(CONDITIONS, LINE_COLOURS, strict=True))
     panels = [[condition_of(SUM, decay) for decay in DECAYS], [condition_of(SUM, DECAY), *CONDITIONS[len(DECAYS) :]]]
     for col, conditions in enumerate(panels, start=1):
-        for colour, condition in zip(LINE_COLOURS, conditions, strict=False):
-            table, found = points(rows, condition), transition_of(rows, condition)
-            if table.empty:
-                continue
-            style = {"legendgroup": f"{col} {condition}", "row": 1, "col": col}
-            figure.add_scatter(
-                x=table["n_train"],
-                y=table[ACCURACY],
-                mode="markers",
-                marker_color=colour,
-                name=f"{condition}{midpoint_in_words(found)}",
-                **style,
-            )
-            if found is not None and found.midpoint is not None:
-                low, high = float(table["n_train"].min()), float(table["n_train"].max())
-                sizes = [low * (high / low) ** (step / 100) for step in range(101)]
-                line = {"mode": "lines", "line": {"color": colour}, "showlegend": False, "hoverinfo": "skip"}
-                figure.add_scatter(x=sizes, y=found.curve(sizes), **line, **style)
+        for condition in conditions:
+            is_first = col == 1 or condition not in panels[0]
+            place = {"row": 1, "col": col, "showlegend": is_first}
+            add_points_and_curve(figure, rows, condition, colour=colours[condition], **place)
         figure.update_xaxes(title_text="training pairs D'", type="log", row=1, col=col)
     figure.update_yaxes(title_text="test accuracy at the end", range=[-0.03, 1.03], row=1, col=1)
     seeds = rows["seed"].nunique()

@@ -1,8 +1,10 @@
 """Test accuracy of nets of modular arithmetic against the number of their training pairs, and where it turns."""
 
 from math import inf, isnan
+from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from circuit_lab.measures import Transition, accuracy_transition, predicted_answers, proportion_interval
 from circuit_lab.studies.lab import Lab
@@ -78,7 +80,30 @@ def midpoint(rows: pd.DataFrame, condition: str) -> Range:
     return (0.0, float(found.n_train.min())) if found.beyond == "fewer" else (float(found.n_train.max()), inf)
 
 
-def midpoint_in_words(found: Transition | None) -> str:
+def add_points_and_curve(figure: go.Figure, rows: pd.DataFrame, condition: str, *, colour: str, **style: Any) -> None:
+    """Add the nets of a condition to a figure, and the fitted curve; the midpoint stands in the legend.
+
+    Args:
+        figure: Is added to.
+        rows: Measurements.
+        condition: Whose nets; without any, nothing is added.
+        colour: Of points and curve.
+        **style: Where they go (row, column), and whether the points stand in the legend.
+    """
+    table, found = points(rows, condition), transition_of(rows, condition)
+    if table.empty:
+        return
+    name = f"{condition}{_midpoint_in_words(found)}"
+    marks = {"mode": "markers", "marker_color": colour, "name": name, "legendgroup": condition}
+    figure.add_scatter(x=table["n_train"], y=table[ACCURACY], **marks, **style)
+    if found is not None and found.midpoint is not None:
+        low, high = float(found.n_train.min()), float(found.n_train.max())
+        sizes = [low * (high / low) ** (step / 100) for step in range(101)]
+        line = {"mode": "lines", "line": {"color": colour}, "hoverinfo": "skip", "legendgroup": condition}
+        figure.add_scatter(x=sizes, y=found.curve(sizes), **line, **{**style, "showlegend": False})
+
+
+def _midpoint_in_words(found: Transition | None) -> str:
     """A midpoint with its interval; nothing where there is none."""
     if found is None or found.midpoint is None:
         return ""
