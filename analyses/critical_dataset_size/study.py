@@ -76,9 +76,16 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
 
 
 def crossing_of(rows: pd.DataFrame) -> Crossing | None:
-    """Where memorising comes to cost as much norm as generalising; None where there are no curves."""
-    rote, general = norm_curve(rows, ROTE), norm_curve(rows, GENERALISING)
-    return None if rote is None or general is None else crossing(rote, general)
+    """Where memorising comes to cost as much norm as generalising; None where there are no curves.
+
+    Below the critical size no net stays purely generalising, so that norm is taken not to depend on D, as it does not
+    above (study `efficiency`).
+    """
+    rote = norm_curve(rows, ROTE)
+    if rote is None:
+        return None
+    general = norm_curve(rows, GENERALISING, flat_over=[int(rote.n_train.min()), int(rote.n_train.max())])
+    return None if general is None else crossing(rote, general)
 
 
 def efficient_size(rows: pd.DataFrame) -> Range:
@@ -112,8 +119,8 @@ CLAIMS = (
     Claim(
         name="ungrokking_is_where_efficiency_turns",
         published="Ungrokking happens around the size at which both circuits are equally efficient ([Varma] section 4)",
-        quantity="size of equal efficiency over the midpoint of ungrokking; ratio, > 0. Untested where the curves of "
-        "norm do not cross",
+        quantity="size at which memorising costs the norm of generalising nets, whose norm is taken not to depend on "
+        "D, over the midpoint of ungrokking; ratio, > 0. Untested where memorising does not come to cost as much",
         holds_if=AROUND,
         value=over_ungrokking(efficient_size, AROUND),
     ),

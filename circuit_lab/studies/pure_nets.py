@@ -1,5 +1,6 @@
 """What the norm of a pure net buys: the measurements of the studies that compare circuits by their efficiency."""
 
+from collections.abc import Sequence
 from math import nan
 from typing import Any
 
@@ -85,10 +86,21 @@ def efficiency_rows(table: pd.DataFrame, condition: str) -> list[EfficiencyRow]:
     ]
 
 
-def norm_curve(rows: pd.DataFrame, condition: str) -> NormAtLogit | None:
-    """Norm at the common logit against D, over seeds, at decay 1; None without pure nets."""
+def norm_curve(rows: pd.DataFrame, condition: str, *, flat_over: Sequence[int] = ()) -> NormAtLogit | None:
+    """Norm at the common logit against D, over seeds, at decay 1.
+
+    Args:
+        rows: Measurements.
+        condition: Whose nets.
+        flat_over: Sizes; if any, the norm is taken not to depend on D: each seed's mean over its nets, at these sizes.
+
+    Returns:
+        The curve; None without pure nets.
+    """
     table = pure_nets(rows, condition)
     table = pd.DataFrame(table[table["weight_decay"] == DECAY])
+    if flat_over:
+        table = pd.concat([table.assign(n_train=size) for size in flat_over])
     return None if table.empty else norm_at_logit(efficiency_rows(table, condition), logit=COMMON_LOGIT)
 
 

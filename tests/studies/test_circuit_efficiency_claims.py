@@ -116,7 +116,7 @@ def test_three_critical_sizes_and_their_ratios():
     rows = pd.concat(
         [
             nets(ROTE, lambda size: 26 * (size / 400) ** 0.3, [100, 200, 400, 800]),
-            nets(GENERALISING, lambda _: 26.0, [100, 800]),
+            nets(GENERALISING, lambda _: 26.0, [1741, 2263]),
             accuracies(down, {size: float(1 / (1 + (200 / size) ** 8)) for size in sizes}, before=1.0),
             accuracies(up, {size: float(1 / (1 + (800 / size) ** 8)) for size in [400, 567, 800, 1131, 1600]}),
         ]
@@ -148,7 +148,7 @@ def test_curves_that_do_not_cross_leave_the_ratio_untested():
     rows = pd.concat(
         [
             nets(ROTE, lambda _: 20.0, [100, 800]),
-            nets(GENERALISING, lambda _: 26.0, [100, 800]),
+            nets(GENERALISING, lambda _: 26.0, [1741]),
             accuracies("grokked, trained on with D pairs", {100: 0.0, 200: 1.0}, before=1.0),
         ]
     )
