@@ -90,7 +90,7 @@ def steeper(rows: pd.DataFrame) -> float:
     return slope(MEMORISING["random"])(rows) - slope(GENERALISING)(rows)
 
 
-SMALLEST_SPAN = 4.0
+SMALLEST_SPAN = 3.0
 """Largest over smallest number of pairs from which on a slope is read."""
 RISES = Bound(low=0.1)
 _P1 = "P1: memorising gets less efficient as D grows; generalising does not ([Varma] section 5.1, figure 3)"

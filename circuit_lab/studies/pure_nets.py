@@ -30,7 +30,7 @@ MEMORISING = {
 """What memorising nets are called, by the kind of their labels."""
 LOGIT, NORM, SCALE = "correct logit", "norm", "logit scale"
 COMMON_LOGIT = 45.0
-"""The correct logit that norms are compared at; nets of these studies end at 34 to 89 of it at small scale."""
+"""The correct logit that norms are compared at; at small scale nets end at 33 to 89."""
 NORM_AT = f"norm at logit {COMMON_LOGIT:g}"
 _QUANTITIES = (LOGIT, SCALE, NORM, *(f"{NORM}, {name}" for name in COMPONENTS), NORM_AT, "pure")
 
