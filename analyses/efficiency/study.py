@@ -138,7 +138,8 @@ def logit_against_norm(rows: pd.DataFrame) -> go.Figure:
         for colour, (n_train, part) in zip(LINE_COLOURS, pure_nets(rows, condition).groupby("n_train"), strict=False):
             name = f"D = {n_train}, {condition.split(',')[0]}"
             for row, quantity in ((1, LOGIT), (2, SCALE)):
-                style = {"mode": "markers", "name": name, "legendgroup": name, "showlegend": row == 1}
+                is_new = name not in {trace.name for trace in figure.data}
+                style = {"mode": "markers", "name": name, "legendgroup": name, "showlegend": is_new}
                 marker = {"color": colour, "size": 8}
                 figure.add_scatter(x=part[NORM], y=part[quantity], marker=marker, row=row, col=col, **style)
         figure.update_xaxes(title_text="parameter norm", row=2, col=col)
