@@ -234,13 +234,13 @@ ROWS = {
     "stacked modular": Row(
         "training step of 8 seeds, one-layer nets on 77 pairs mod 59",
         "one net after the other",
-        0.8,
+        0.7,
         partial(stacked_steps, "modular-small", ("task.train_share=0.022",)),
     ),
     "stacked two-hop": Row(
         "training step of 8 seeds, small two-hop nets, batch 128",
         "one net after the other",
-        1,
+        0.9,
         partial(stacked_steps, "universal-small"),
     ),
     "bootstrap": Row(
