@@ -7,7 +7,6 @@ those to answering the training pairs.
 """
 
 from collections.abc import Callable, Mapping
-from itertools import cycle
 from math import inf, isnan, nan
 from types import MappingProxyType
 from typing import Any
@@ -194,15 +193,18 @@ def accuracies(rows: pd.DataFrame) -> go.Figure:
 
 
 def norms(rows: pd.DataFrame) -> go.Figure:
-    """Norm of all weights against steps, a line per condition."""
+    """Norm of all weights against steps, a line per condition that does not fix it."""
     figure = make_subplots()
-    for colour, condition in zip(cycle((*LINE_COLOURS, "#000000")), CONDITIONS, strict=False):
+    free = [name for name, changes in CONDITIONS.items() if "optimizer.fixed_norm" not in changes]
+    for colour, condition in zip(LINE_COLOURS, free, strict=True):
         norm = series(rows, condition, NORM, "all weights")
         style = {"name": condition, "legendgroup": condition, "row": 1, "col": 1}
         add_mean_and_seeds(figure, norm, colour=colour, showlegend=True, **style)
     figure.update_xaxes(title_text="optimiser steps")
     figure.update_yaxes(title_text="norm of all weights", rangemode="tozero")
-    title = wrapped(f"Norm by way of training: mean of {rows['seed'].nunique()} seeds (bold) and each seed")
+    title = wrapped(
+        f"Norm by way of training, where it is not fixed: mean of {rows['seed'].nunique()} seeds (bold) and each seed"
+    )
     figure.update_layout(title=title, width=1000, height=560, **LAYOUT)
     return figure
 
