@@ -21,8 +21,8 @@ from circuit_lab.studies.accuracy_by_size import ACCURACY, HELD_OUT, TRAIN_ACCUR
 from circuit_lab.studies.circuit_efficiency import variant
 from circuit_lab.studies.figures import add_mean_and_seeds, timeline_panels
 from circuit_lab.studies.modular_metrics import COLLAPSED, NORM, metric_rows
-from circuit_lab.studies.ranges import UNKNOWN, Range, decided, ratio_of, steps_to
-from circuit_lab.studies.timeline import first_step, last_value, series
+from circuit_lab.studies.ranges import UNKNOWN, Range, decided, ratio_of
+from circuit_lab.studies.timeline import first_step, last_value, series, steps_to
 
 SHARE, STEPS = 0.45, 0.6
 """Share of the pairs, at which decay 1 memorises and then groks, and length as a multiple of the recipe's."""

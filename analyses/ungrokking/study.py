@@ -28,7 +28,7 @@ from circuit_lab.studies.circuit_efficiency import DECAY, DECAYS, RETRAINED, SUM
 from circuit_lab.studies.ranges import decided, ratio_of
 
 OPERATIONS = ("a*b", "a^2+b^2", "a^2+ab+b^2")
-"""Beside a+b, which is tried at every decay and size: operations that grok within the small recipe's steps."""
+"""Beside a+b, which is tried at every decay and size; the last does not grok within the steps at small scale."""
 FEW = RETRAINED[::2]
 """Sizes tried with the other operations."""
 

@@ -6,8 +6,6 @@ turns somewhere there. What is known of such a number are two ends, of which one
 
 from math import inf, isnan, nan
 
-import pandas as pd
-
 from circuit_lab.studies.study import Bound
 
 Range = tuple[float, float]
@@ -51,14 +49,3 @@ def decided(known: Range, holds_if: Bound) -> float:
     if high < holds_if.low:
         return high
     return low if low > holds_if.high else nan
-
-
-def steps_to(rows: pd.DataFrame, condition: str, quantity: str, split: str, *, level: float) -> Range:
-    """The first step at which a quantity is at least `level`; beyond the last one where it never is."""
-    chosen = (rows["condition"] == condition) & (rows["quantity"] == quantity) & (rows["split"] == split)
-    points = rows[chosen]
-    if points.empty:
-        return UNKNOWN
-    steps = [float(step) for step in points["step"]]
-    reached = [step for step, value in zip(steps, points["value"], strict=True) if value >= level]
-    return (min(reached), min(reached)) if reached else (max(steps), inf)

@@ -1,13 +1,13 @@
 """Timelines of runs as measurements, and the numbers that claims read from them."""
 
 from collections.abc import Callable, Sequence
-from math import nan
+from math import inf, nan
 
 import pandas as pd
 
 from circuit_lab.measures import proportion_interval
 from circuit_lab.studies.lab import Lab
-from circuit_lab.studies.ranges import decided, ratio_of, steps_to
+from circuit_lab.studies.ranges import UNKNOWN, Range, decided, ratio_of
 from circuit_lab.studies.study import Bound, Claim, StudyRun
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.training import load_checkpoint, read_metrics
@@ -94,6 +94,16 @@ def last_value(rows: pd.DataFrame, condition: str, quantity: str, split: str) ->
     """The value at the last step; nan where there is none."""
     values = [float(value) for value in series(rows, condition, quantity, split)["value"]]
     return values[-1] if values else nan
+
+
+def steps_to(rows: pd.DataFrame, condition: str, quantity: str, split: str, *, level: float) -> Range:
+    """The first step at which a quantity is at least `level`; beyond the last one where it never is."""
+    points = series(rows, condition, quantity, split)
+    steps = [float(step) for step in points["step"]]
+    if not steps:
+        return UNKNOWN
+    reached = [step for step, value in zip(steps, points["value"], strict=True) if value >= level]
+    return (reached[0], reached[0]) if reached else (steps[-1], inf)
 
 
 def first_step(rows: pd.DataFrame, condition: str, quantity: str, split: str, *, level: float) -> float:
