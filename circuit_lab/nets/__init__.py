@@ -2,6 +2,7 @@
 
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs, distinct_inputs
+from circuit_lab.nets.prefix_tree import Prefixes, PrefixTree
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
 from circuit_lab.nets.recursive_transformer import HookedRecursiveTransformer
 from circuit_lab.nets.registry import NET_CONFIGS, NETS, HookedNet, NetConfig, build_net, net_config, shared_transformer
@@ -17,6 +18,8 @@ __all__ = [
     "HookedSharedTransformer",
     "LensSite",
     "NetConfig",
+    "PrefixTree",
+    "Prefixes",
     "RecursiveTransformerConfig",
     "SharedTransformerConfig",
     "build_net",

@@ -8,6 +8,7 @@ from transformer_lens.hook_points import HookPoint
 from circuit_lab.nets.components import MLP, Attention, at_position, make_norm
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs
+from circuit_lab.nets.prefix_tree import Prefixes
 from circuit_lab.nets.tied_weights import tied_copy
 
 
@@ -58,6 +59,13 @@ class TransformerBlock(nn.Module):
         """The stream after this layer at the answer position of each query, from the distinct states before it."""
         attn_out = self.attn.at_answers(self.ln1(residual) if self.is_pre_norm else residual, inputs)
         return self._after_attention(F.embedding(inputs.asked[inputs.query], residual), attn_out)
+
+    def at_prefixes(
+        self, residual: Float[Tensor, "prefixes d_model"], prefixes: Prefixes, query: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d_model"]:
+        """The stream after this layer at the end of each prefix, or of those that `query` names."""
+        attn_out = self.attn.at_prefixes(self.ln1(residual) if self.is_pre_norm else residual, prefixes, query)
+        return self._after_attention(residual if query is None else F.embedding(query, residual), attn_out)
 
     def _after_attention(
         self, pre: Float[Tensor, "*batch d_model"], attn_out: Float[Tensor, "*batch d_model"]

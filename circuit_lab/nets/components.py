@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs
+from circuit_lab.nets.prefix_tree import Prefixes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -264,7 +265,34 @@ class Attention(nn.Module):
             answer_position = inputs.position[inputs.asked[inputs.query]]
             forbidden = self.forbidden[:, : inputs.row.shape[1]][answer_position]
             scores = scores.masked_fill(forbidden[..., None], -torch.inf)
-        values = F.embedding(inputs.row, v.flatten(1)).unflatten(-1, v.shape[1:])
+        return self._write(scores, _rows_of(v, inputs.row))
+
+    def at_prefixes(
+        self, x: Float[Tensor, "prefixes d_model"], prefixes: Prefixes, query: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n d_model"]:
+        """What attention adds at the end of each prefix, or of some of them.
+
+        Args:
+            x: The (normed) stream at the end of each prefix.
+            prefixes: Which follow which.
+            query: The prefixes to compute; None for all.
+
+        Returns:
+            As `forward` of a causal net there.
+        """
+        ancestors, ended = prefixes.ancestors, prefixes.ended
+        queries = x
+        if query is not None:
+            ancestors, ended, queries = ancestors[query], ended[query], F.embedding(query, x)
+        q = self._heads(queries, self.W_Q, self.b_Q)
+        k, v = self._heads(x, self.W_K, self.b_K), self._heads(x, self.W_V, self.b_V)
+        scores = (q[:, None] * _rows_of(k, ancestors)).sum(dim=-1) / self.attn_scale
+        return self._write(scores.masked_fill(ended[..., None], -torch.inf), _rows_of(v, ancestors))
+
+    def _write(
+        self, scores: Float[Tensor, "n pos n_heads"], values: Float[Tensor, "n pos n_heads d_head"]
+    ) -> Float[Tensor, "n d_model"]:
+        """What one query of each row writes into the stream."""
         z = (scores.softmax(dim=1)[..., None] * values).sum(dim=1)
         return z.flatten(1) @ self.W_O.flatten(0, 1) + self.b_O
 
@@ -310,6 +338,13 @@ class MLP(nn.Module):
         """What the MLP adds to the stream."""
         neurons = self.hook_pre(F.linear(x, self.W_in.T, self.b_in))
         return F.linear(self.hook_post(self.act_fn(neurons)), self.W_out.T, self.b_out)
+
+
+def _rows_of(
+    x: Float[Tensor, "distinct n_heads d_head"], rows: Int[Tensor, "n pos"]
+) -> Float[Tensor, "n pos n_heads d_head"]:
+    """The state of each row of every query."""
+    return F.embedding(rows, x.flatten(1)).unflatten(-1, x.shape[1:])
 
 
 def at_position(x: Float[Tensor, "n pos d"], position: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:

@@ -21,6 +21,7 @@ from circuit_lab.nets.components import (
 )
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs
+from circuit_lab.nets.prefix_tree import Prefixes
 from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
 from circuit_lab.nets.tied_weights import TiedRootModule
 from circuit_lab.nets.transformer_lens_interface import TransformerLensInterface
@@ -142,10 +143,40 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         """
         if self.cfg.n_layers != 1:
             raise ValueError(f"logits_of_distinct needs a net of one layer, this one has {self.cfg.n_layers}")
-        if any(map(is_hooked, self.modules())):
-            raise ValueError("logits_of_distinct needs a net without hooks; use forward, or remove them")
-        states = look_up(inputs.token, self.embed.W_E) + look_up(inputs.position, self.pos_embed.W_pos)
+        self._refuse_hooks("logits_of_distinct")
+        states = self._distinct_embeddings(inputs.token, inputs.position)
         return self.logits_at(self.blocks[0].at_answers(states, inputs))
+
+    def logits_of_prefixes(self, prefixes: Prefixes) -> Float[Tensor, "n d_vocab_out"]:
+        """The logits at the answers of a batch, with the states of equal beginnings of queries computed once.
+
+        Args:
+            prefixes: From `PrefixTree.prefixes_of`.
+
+        Returns:
+            What `forward` with `answer_only` returns, up to rounding.
+
+        Raises:
+            ValueError: If the net is bidirectional: its states depend on what follows, too; or if it has a hook, which
+                would see other shapes than `forward` shows it.
+        """
+        if self.cfg.attention_dir != "causal":
+            raise ValueError(f"logits_of_prefixes needs a causal net, this one is {self.cfg.attention_dir}")
+        self._refuse_hooks("logits_of_prefixes")
+        state = self._distinct_embeddings(prefixes.token, prefixes.position)
+        for block in self.blocks[:-1]:
+            state = block.at_prefixes(state, prefixes)
+        return self.logits_at(self.blocks[-1].at_prefixes(state, prefixes, prefixes.query))
+
+    def _refuse_hooks(self, method: str) -> None:
+        if any(map(is_hooked, self.modules())):
+            raise ValueError(f"{method} needs a net without hooks; use forward, or remove them")
+
+    def _distinct_embeddings(
+        self, token: Int[Tensor, " distinct"], position: Int[Tensor, " distinct"]
+    ) -> Float[Tensor, "distinct d_model"]:
+        """The first state of each pair of token and position."""
+        return look_up(token, self.embed.W_E) + look_up(position, self.pos_embed.W_pos)
 
     def logits_at(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab_out"]:
         """The logit lens: final norm (if any), then unembedding."""

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from circuit_lab.tasks import Task
+from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.evaluation import LARGEST_EVALUATED, score
 from circuit_lab.training.learner import Learner
@@ -94,7 +95,7 @@ def estimate_cost(recipe: Recipe, *, device: str = "auto", seconds: float = 20.0
     with cpu_threads(training.n_threads):
         learner = Learner(recipe, task, where, parent)
         timed = _time_steps(learner, batch_size, seconds=0.8 * seconds)
-        counted = n_items if learner.inputs is not None else min(_SMALLEST, batch_size)
+        counted = max(timed)
         flops = learner.count_flops(_rows(counted, learner)) * batch_size / counted
         evaluation_seconds = _time_evaluation(learner, task, seconds=0.2 * seconds)
     n_points = recipe.evaluation.steps(training.n_steps) | recipe.checkpoints.steps(training.n_steps)
@@ -186,11 +187,11 @@ def _largest_affordable(action: Callable[[int], object], most: int, *, seconds: 
 
 
 def _rows(size: int, learner: Learner) -> torch.Tensor | None:
-    """Some training items, None for a batch of all; which they are does not change what a step costs."""
+    """Training items as a step draws them, None for a batch of all; how much they share is a part of the cost."""
     n_items = len(learner.items[0])
     if learner.batches is None and size == n_items:
         return None
-    return torch.arange(size, device=learner.device) % n_items
+    return BatchStream(seed=0, n_items=n_items, batch_size=size, device=learner.device).rows(0)
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 
-from circuit_lab.nets import DistinctInputs, HookedNet, HookedSharedTransformer, build_net, distinct_inputs
+from circuit_lab.nets import (
+    DistinctInputs,
+    HookedNet,
+    HookedSharedTransformer,
+    Prefixes,
+    PrefixTree,
+    build_net,
+    distinct_inputs,
+)
 from circuit_lab.nets.components import is_hooked
 from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
@@ -21,6 +29,9 @@ from circuit_lab.training.optimizer import freeze_all_but, is_decayed, learning_
 from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.regularisation import add_penalty_gradient, norm_of
 from circuit_lab.training.weight_average import WeightAverage
+
+MOST_SHARED_POSITIONS = 6
+"""Longest queries whose common beginnings are computed once; of longer ones, looking up states costs what it saves."""
 
 
 class Learner:
@@ -84,6 +95,21 @@ class Learner:
             return inputs if inputs.saves else None
         return None
 
+    @cached_property
+    def prefix_tree(self) -> PrefixTree | None:
+        """The prefixes of all training items, where steps take some of them and sharing their beginnings saves work.
+
+        The number of distinct prefixes changes from step to step, which suits neither compiled steps nor GPUs. Not in
+        bfloat16, as for `inputs`.
+        """
+        net, training = self.net, self.recipe.training
+        plain = self.device.type == "cpu" and not training.compile and training.precision != "bf16"
+        if self.batches is not None and plain and isinstance(net, HookedSharedTransformer):
+            tokens, _, answer_position = self.items
+            if net.cfg.attention_dir == "causal" and tokens.shape[1] <= MOST_SHARED_POSITIONS:
+                return PrefixTree(tokens, answer_position)
+        return None
+
     def step(self, step: int) -> Tensor:
         """One optimiser step.
 
@@ -138,19 +164,23 @@ class Learner:
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
-    def _batch(self, rows: Int[Tensor, " batch"] | None) -> tuple[Tensor, Tensor, Tensor, DistinctInputs | None]:
-        """Arguments of the loss: some training items, or all of them, with their distinct inputs where that saves."""
+    def _batch(
+        self, rows: Int[Tensor, " batch"] | None
+    ) -> tuple[Tensor, Tensor, Tensor, DistinctInputs | Prefixes | None]:
+        """Arguments of the loss: some training items, or all of them, with what is computed once where that saves."""
         tokens, answer, answer_position = self.items
+        hooked = any(map(is_hooked, self.net.modules()))
         if rows is None:
-            return tokens, answer, answer_position, None if any(map(is_hooked, self.net.modules())) else self.inputs
-        return tokens[rows], answer[rows], answer_position[rows], None
+            return tokens, answer, answer_position, None if hooked else self.inputs
+        shared = None if hooked or self.prefix_tree is None else self.prefix_tree.prefixes_of(rows)
+        return tokens[rows], answer[rows], answer_position[rows], shared
 
     def _plain_loss(
         self,
         tokens: Int[Tensor, "n pos"],
         answer: Int[Tensor, " n"],
         answer_position: Int[Tensor, " n"],
-        inputs: DistinctInputs | None,
+        inputs: DistinctInputs | Prefixes | None,
     ) -> Float[Tensor, ""]:
         """Mean loss of a batch, in nats."""
         with autocast(self.recipe.training, self.device):
@@ -158,7 +188,8 @@ class Learner:
                 logits = self.net(tokens, answer_only=True, answer_position=answer_position)
             else:
                 assert isinstance(self.net, HookedSharedTransformer), "distinct inputs are found for these alone"
-                logits = self.net.logits_of_distinct(inputs)
+                shared = isinstance(inputs, Prefixes)
+                logits = self.net.logits_of_prefixes(inputs) if shared else self.net.logits_of_distinct(inputs)
         training = self.recipe.training
         options = {"loss": training.loss, "dtype": self._loss_dtype, "scale": training.logit_scale}
         return answer_loss(logits, answer, reduction="mean", **options)

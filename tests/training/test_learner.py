@@ -1,4 +1,4 @@
-"""One step at a time: the plain recipe is plain torch to the last bit; batches, and the published warm-up."""
+"""One step at a time: the plain recipe is plain torch; what is computed once, batches, and the published warm-up."""
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ def plain_torch(recipe, n_steps):
     """The recipe's weights after a loop on torch and nothing of this package's training but its batches."""
     task = build_task(recipe.task)
     net = build_net(recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)).train()
+    net.to(getattr(torch, recipe.training.dtype))
     matrices = [weight for name, weight in net.named_parameters() if ".W_" in name]
     others = [weight for name, weight in net.named_parameters() if ".W_" not in name]
     groups = [{"params": matrices, "weight_decay": 0.5}, {"params": others, "weight_decay": 0.0}]
@@ -35,13 +36,51 @@ def plain_torch(recipe, n_steps):
     return dict(net.named_parameters())
 
 
-def test_a_recipe_without_options_takes_the_steps_of_plain_torch_bit_by_bit(recipe):
-    learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+def learner_of(recipe):
+    return Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+
+
+def test_a_recipe_without_options_takes_the_steps_of_plain_torch_bit_by_bit(tables):
+    tables["net"]["attention_dir"] = "bidirectional"
+    recipe = parse_recipe(tables, source="a test")
+    learner = learner_of(recipe)
     for step in range(12):
         learner.step(step)
     expected = plain_torch(recipe, 12)
+    assert learner.prefix_tree is None, "every state of a bidirectional net hangs on the whole query"
     assert all(torch.equal(weight, expected[name]) for name, weight in learner.net.named_parameters())
     assert learner.net.training and learner.average is None
+
+
+def test_a_causal_net_takes_them_up_to_rounding(tables):
+    """Up to what AdamW makes of rounding where gradients vanish."""
+    tables["training"]["dtype"] = "float64"
+    recipe = parse_recipe(tables, source="a test")
+    learner = learner_of(recipe)
+    assert learner.prefix_tree is not None
+    for step in range(12):
+        learner.step(step)
+    for name, weight in plain_torch(recipe, 12).items():
+        torch.testing.assert_close(learner.net.get_parameter(name), weight, rtol=0, atol=1e-7)
+
+
+def test_a_hook_sees_whole_batches_and_changes_nothing(tables):
+    tables["training"]["dtype"] = "float64"
+    shapes, losses = [], []
+    for watched in (False, True):
+        learner = learner_of(parse_recipe(tables, source="a test"))
+        if watched:
+            learner.net.blocks[0].hook_resid_post.add_hook(lambda value, **_: shapes.append(tuple(value.shape)))
+        losses.append([float(learner.step(step)) for step in range(5)])
+    assert set(shapes) == {(16, 3, learner.net.cfg.d_model)}
+    assert losses[0] == pytest.approx(losses[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"compile": True}, {"batch_size": "full"}])
+def test_prefixes_are_shared_where_that_is_precise_and_faster(tables, recipe, setting):
+    assert learner_of(recipe).prefix_tree is not None
+    tables["training"] |= setting
+    assert learner_of(parse_recipe(tables, source="a test")).prefix_tree is None
 
 
 def test_options_at_their_defaults_are_no_options(tables, recipe):

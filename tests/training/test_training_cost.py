@@ -31,7 +31,7 @@ def test_of_a_small_recipe(recipe, monkeypatch):
 def test_flops_by_hand(tables):
     """One layer of width 12 at 3 positions, computed where the answer is read alone; 2 FLOPs per product, forward and
     twice backward."""
-    tables["net"] |= {"layer_map": [0]}
+    tables["net"] |= {"layer_map": [0], "attention_dir": "bidirectional"}
     recipe = parse_recipe(tables, source="a test")
     task = build_task(recipe.task)
     learner = Learner(recipe, task, torch.device("cpu"), None)
@@ -39,6 +39,24 @@ def test_flops_by_hand(tables):
     products = 12 * 12 * (1 + 3 + 3 + 1) + 2 * 12 * 20 + 2 * 3 * 12 + 12 * task.d_vocab_out
     assert learner.count_flops(torch.arange(4)) == 4 * 3 * 2 * products
     assert all(weight.grad is None for weight in learner.net.parameters())
+
+
+def test_flops_of_shared_prefixes_by_hand(tables):
+    """Keys and values of each beginning of the queries once; scores are no matrix products."""
+    tables["net"] |= {"layer_map": [0]}
+    recipe = parse_recipe(tables, source="a test")
+    task = build_task(recipe.task)
+    learner = Learner(recipe, task, torch.device("cpu"), None)
+    rows = torch.tensor([0, 1, 2, 3, len(task.training) - 1])
+    asked = task.training[rows]
+    prefixes = {
+        tuple(query[: position + 1].tolist())
+        for query, last in zip(asked.tokens, asked.answer_position, strict=True)
+        for position in range(int(last) + 1)
+    }
+    assert len(prefixes) < 3 * 5
+    products = 2 * len(prefixes) * 12 * 12 + 5 * (2 * 12 * 12 + 2 * 12 * 20 + 12 * task.d_vocab_out)
+    assert learner.count_flops(rows) == 3 * 2 * products
 
 
 def test_flops_of_a_full_batch_by_hand():
