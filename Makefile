@@ -4,7 +4,7 @@ CONTROLS ?= runs/controls
 STUDIES ?= $(patsubst analyses/%/expected.json,%,$(wildcard analyses/*/expected.json))
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo calibrate calibrate-quick test test-slow bench docs notebooks screenshots verdicts lint results studies reproduce clean
+.PHONY: demo calibrate calibrate-quick test test-slow bench bench-peers docs notebooks screenshots verdicts lint results studies reproduce clean
 
 # Diagnose the reference models: the verdict table on the screen, the evidence in demo/report.html.
 demo: .venv/installed
@@ -24,8 +24,16 @@ lint: .venv/installed-dev
 	$(BIN)/pydoclint circuit_lab
 
 # Time our measures against their peers, in pairs, into docs/benchmarks.md (a few minutes, alone on the machine).
-bench: .venv/installed-dev
+bench: .venv/installed-dev bench-peers
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/table.py
+
+# Peers that cannot be installed beside us, into an environment of their own (a minute).
+bench-peers: .venv-peers/installed
+
+.venv-peers/installed:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check transformer-lens==3.9.0 $$(grep ^torch== constraints.txt)
+	touch $@
 
 # How far the verdicts can be trusted: two controls of every family, into runs/ (about a minute).
 calibrate-quick: .venv/installed

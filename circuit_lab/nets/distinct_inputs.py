@@ -52,9 +52,8 @@ def distinct_inputs(tokens: Int[Tensor, "n pos"], answer_position: Int[Tensor, "
     >>> found.token.tolist(), found.position.tolist(), found.row.tolist(), found.asked.tolist()
     ([4, 5, 5, 9], [0, 0, 1, 2], [[0, 2, 3], [1, 2, 3]], [3])
     """
-    n, pos = tokens.shape
-    positions = torch.arange(pos, device=tokens.device).expand(n, pos)
-    pairs, row = torch.unique(torch.stack([tokens, positions], dim=-1).flatten(0, 1), dim=0, return_inverse=True)
-    row = row.view(n, pos)
+    pos = tokens.shape[1]
+    # One number per pair: torch finds distinct numbers much faster than distinct rows.
+    pairs, row = torch.unique(tokens * pos + torch.arange(pos, device=tokens.device), return_inverse=True)
     asked, query = torch.unique(row.gather(1, answer_position[:, None]).squeeze(1), return_inverse=True)
-    return DistinctInputs(token=pairs[:, 0], position=pairs[:, 1], row=row, asked=asked, query=query)
+    return DistinctInputs(token=pairs // pos, position=pairs % pos, row=row, asked=asked, query=query)

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+MOST_SHARED_POSITIONS = 6
+"""Longest queries whose common beginnings are computed once; of longer ones, looking up states costs what it saves."""
+
 
 @dataclass(frozen=True)
 class Prefixes:
@@ -49,12 +52,13 @@ class PrefixTree:
     def __init__(self, tokens: Int[Tensor, "n pos"], answer_position: Int[Tensor, " n"]) -> None:
         n, pos = tokens.shape
         of_item = torch.empty_like(tokens)
-        shorter = torch.full((n,), -1, device=tokens.device)
+        d_vocab = int(tokens.max()) + 1 if n else 1
+        shorter = torch.zeros(n, dtype=torch.long, device=tokens.device)
         last_tokens, n_prefixes = [], 0
         for position in range(pos):
-            found, which = torch.unique(torch.stack([shorter, tokens[:, position]], 1), dim=0, return_inverse=True)
+            found, which = torch.unique(shorter * d_vocab + tokens[:, position], return_inverse=True)
             shorter = of_item[:, position] = which + n_prefixes
-            last_tokens.append(found[:, 1])
+            last_tokens.append(found % d_vocab)
             n_prefixes += len(found)
         self._token = torch.cat(last_tokens)
         self._position = torch.cat([torch.full_like(each, place) for place, each in enumerate(last_tokens)])

@@ -21,7 +21,7 @@ from circuit_lab.nets.components import (
 )
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs
-from circuit_lab.nets.prefix_tree import Prefixes
+from circuit_lab.nets.prefix_tree import MOST_SHARED_POSITIONS, Prefixes
 from circuit_lab.nets.sites import find_lens_site, lens_sites_of_layers
 from circuit_lab.nets.tied_weights import TiedRootModule
 from circuit_lab.nets.transformer_lens_interface import TransformerLensInterface
@@ -146,6 +146,20 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         self._refuse_hooks("logits_of_distinct")
         states = self._distinct_embeddings(inputs.token, inputs.position)
         return self.logits_at(self.blocks[0].at_answers(states, inputs))
+
+    def gains_by_prefixes(self, n_pos: int) -> bool:
+        """Whether `logits_of_prefixes` can be had and is faster than `forward`, as long as there are no hooks.
+
+        Not on a GPU: the number of prefixes changes from batch to batch, which makes it wait.
+
+        Args:
+            n_pos: Positions of the queries.
+
+        Returns:
+            Whether the net is causal and on the CPU, and the queries are short.
+        """
+        is_causal = self.cfg.attention_dir == "causal"
+        return is_causal and self.device.type == "cpu" and n_pos <= MOST_SHARED_POSITIONS
 
     def logits_of_prefixes(self, prefixes: Prefixes) -> Float[Tensor, "n d_vocab_out"]:
         """The logits at the answers of a batch, with the states of equal beginnings of queries computed once.

@@ -17,7 +17,7 @@ import torch
 from circuit_lab.tasks import Task
 from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.device import cpu_threads, resolve_device
-from circuit_lab.training.evaluation import LARGEST_EVALUATED, score
+from circuit_lab.training.evaluation import LARGEST_EVALUATED, evaluated_queries, read_queries
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.prepared import prepare
 from circuit_lab.training.recipe import Recipe
@@ -158,19 +158,18 @@ def _time_steps(learner: Learner, batch_size: int, *, seconds: float) -> dict[in
 def _time_evaluation(learner: Learner, task: Task, *, seconds: float) -> float:
     """Seconds for all queries of an evaluation, from those of its first ones."""
     training = learner.recipe.training
-    scored = [task.training, *(queries for queries in task.splits.values() if queries is not task.training)]
-    loss_dtype = getattr(torch, training.loss_dtype)
+    asked = evaluated_queries(task)
+    options = {"loss": training.loss, "loss_dtype": getattr(torch, training.loss_dtype)}
 
     def forward(size: int) -> None:
-        queries = task.training[:size]
-        score(learner.net, queries, loss=training.loss, loss_dtype=loss_dtype, batch_size=LARGEST_EVALUATED)
+        read_queries(learner.net, asked, torch.arange(size), **options, batch_size=LARGEST_EVALUATED)
 
-    most = min(LARGEST_EVALUATED, len(task.training))
+    most = min(LARGEST_EVALUATED, len(asked))
     learner.net.eval()
     size = _largest_affordable(forward, most, seconds=seconds / 2, device=learner.device)
     found = _median_seconds(lambda: forward(size), seconds=seconds / 2, device=learner.device)
     learner.net.train()
-    return found / size * sum(len(queries) for queries in scored)
+    return found / size * len(asked)
 
 
 def _largest_affordable(action: Callable[[int], object], most: int, *, seconds: float, device: torch.device) -> int:

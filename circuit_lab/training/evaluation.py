@@ -1,11 +1,17 @@
 """Accuracy and loss of every split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
 
-from circuit_lab.nets import HookedNet
-from circuit_lab.tasks import Queries, Task
+from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree
+from circuit_lab.nets.components import is_hooked
+from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
 LARGEST_EVALUATED = 4096
@@ -53,43 +59,120 @@ def split_scores(
     Returns:
         Split name -> score, and "training" for all training items together, if any are known.
     """
+    asked = evaluated_queries(task)
+    options = {"loss": loss, "loss_dtype": loss_dtype, "logit_scale": logit_scale, "batch_size": batch_size}
     was_training = net.training
     net.eval()
     try:
-        # A modular task's train split is all its training items: they are scored once.
-        scored = {"training": task.training, **task.splits}
-        scores: dict[str, SplitScore] = {}
-        for name, queries in scored.items():
-            if name != "training" and queries is task.training:
-                scores[name] = scores["training"]
-            elif len(queries):
-                scores[name] = score(
-                    net, queries, loss=loss, loss_dtype=loss_dtype, logit_scale=logit_scale, batch_size=batch_size
-                )
-        return scores
+        read = read_queries(net, asked, torch.arange(len(asked)), **options)
     finally:
         net.train(was_training)
+    return {name: read.score(rows) for name, rows in asked.rows.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedQueries:
+    """The queries of all splits, each once: splits overlap, and queries begin alike.
+
+    Attributes:
+        tokens: Token ids.
+        answer: Answers.
+        answer_position: Where they are asked for.
+        rows: Split name -> its queries among these, as often as they stand there.
+    """
+
+    tokens: Int[Tensor, "n pos"]
+    answer: Int[Tensor, " n"]
+    answer_position: Int[Tensor, " n"]
+    rows: Mapping[str, Int[Tensor, " n_split"]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def prefix_tree(self) -> PrefixTree:
+        """Their prefixes."""
+        return PrefixTree(self.tokens, self.answer_position)
+
+
+@lru_cache(maxsize=1)
+def evaluated_queries(task: Task) -> EvaluatedQueries:
+    """What `split_scores` asks.
+
+    Args:
+        task: The task; of the last one the queries are kept.
+
+    Returns:
+        The queries of "training", if any are known, and of every split that has some.
+    """
+    splits = {name: queries for name, queries in {"training": task.training, **task.splits}.items() if len(queries)}
+    columns = [torch.column_stack([q.tokens, q.answer_position, q.answer]) for q in splits.values()]
+    distinct, place = torch.unique(torch.cat(columns), dim=0, return_inverse=True)
+    places = place.split([len(queries) for queries in splits.values()])
+    return EvaluatedQueries(
+        tokens=distinct[:, :-2],
+        answer_position=distinct[:, -2],
+        answer=distinct[:, -1],
+        rows=MappingProxyType(dict(zip(splits, places, strict=True))),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class QueryReadings:
+    """What a net says to some queries, on the CPU.
+
+    Attributes:
+        is_right: Whether the top token is the answer.
+        loss: Negative log-probability of the answer, in nats.
+    """
+
+    is_right: Bool[Tensor, " n"]
+    loss: Float64[Tensor, " n"]
+
+    def score(self, rows: Int[Tensor, " n_split"]) -> SplitScore:
+        """The score of those at `rows`, at least one."""
+        is_right, loss = self.is_right[rows].double(), self.loss[rows]
+        collapsed = (loss == 0).double()
+        return SplitScore(float(is_right.mean()), float(loss.mean()), float(collapsed.mean()), len(rows))
 
 
 @torch.no_grad()
-def score(
+def read_queries(
     net: HookedNet,
-    queries: Queries,
+    asked: EvaluatedQueries,
+    rows: Int[Tensor, " n"],
     *,
     loss: LossName,
     loss_dtype: torch.dtype,
     logit_scale: float = 1.0,
     batch_size: int,
-) -> SplitScore:
-    """Score some queries, at least one, with the net in the mode it is in; arguments as of `split_scores`."""
-    n_right, n_collapsed, total = 0, 0, 0.0
-    for start in range(0, len(queries), batch_size):
-        batch = queries[start : start + batch_size]
-        logits = net(batch.tokens, answer_only=True, answer_position=batch.answer_position)
-        answer = batch.answer.to(logits.device)
-        n_right += int((logits.argmax(-1) == answer).sum())
-        losses = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none", scale=logit_scale)
-        total += float(losses.sum())
-        n_collapsed += int((losses == 0).sum())
-    n = len(queries)
-    return SplitScore(accuracy=n_right / n, loss=total / n, collapsed=n_collapsed / n, n=n)
+) -> QueryReadings:
+    """Ask some of the queries, with the net in the mode it is in.
+
+    Args:
+        net: The net.
+        asked: The queries.
+        rows: Which, at least one.
+        loss: As of `split_scores`, like the others.
+        loss_dtype: Type in which the loss is computed.
+        logit_scale: The loss is of the logits times this.
+        batch_size: Queries per forward pass; bounds memory.
+
+    Returns:
+        A reading per query.
+    """
+    is_right, losses = [], []
+    for batch in rows.split(batch_size):
+        logits = _logits(net, asked, batch)
+        answer = asked.answer[batch].to(logits.device)
+        is_right.append((logits.argmax(-1) == answer).cpu())
+        of_each = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none", scale=logit_scale)
+        losses.append(of_each.cpu().double())
+    return QueryReadings(is_right=torch.cat(is_right), loss=torch.cat(losses))
+
+
+def _logits(net: HookedNet, asked: EvaluatedQueries, rows: Int[Tensor, " n"]) -> Float[Tensor, "n d_vocab_out"]:
+    n_pos, is_watched = asked.tokens.shape[1], any(map(is_hooked, net.modules()))
+    if isinstance(net, HookedSharedTransformer) and net.gains_by_prefixes(n_pos) and not is_watched:
+        return net.logits_of_prefixes(asked.prefix_tree.prefixes_of(rows))
+    return net(asked.tokens[rows], answer_only=True, answer_position=asked.answer_position[rows])

@@ -30,9 +30,6 @@ from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.regularisation import add_penalty_gradient, norm_of
 from circuit_lab.training.weight_average import WeightAverage
 
-MOST_SHARED_POSITIONS = 6
-"""Longest queries whose common beginnings are computed once; of longer ones, looking up states costs what it saves."""
-
 
 class Learner:
     """A net that learns a task by a recipe, a step at a time; nothing is read or written.
@@ -99,15 +96,14 @@ class Learner:
     def prefix_tree(self) -> PrefixTree | None:
         """The prefixes of all training items, where steps take some of them and sharing their beginnings saves work.
 
-        The number of distinct prefixes changes from step to step, which suits neither compiled steps nor GPUs. Not in
-        bfloat16, as for `inputs`.
+        Not in compiled steps, as the number of distinct prefixes changes from step to step; not in bfloat16, as for
+        `inputs`.
         """
         net, training = self.net, self.recipe.training
-        plain = self.device.type == "cpu" and not training.compile and training.precision != "bf16"
+        plain = not training.compile and training.precision != "bf16"
+        tokens, _, answer_position = self.items
         if self.batches is not None and plain and isinstance(net, HookedSharedTransformer):
-            tokens, _, answer_position = self.items
-            if net.cfg.attention_dir == "causal" and tokens.shape[1] <= MOST_SHARED_POSITIONS:
-                return PrefixTree(tokens, answer_position)
+            return PrefixTree(tokens, answer_position) if net.gains_by_prefixes(tokens.shape[1]) else None
         return None
 
     def step(self, step: int) -> Tensor:

@@ -3,40 +3,61 @@
 `make bench` writes them to docs/benchmarks.md; the benchmark tests hold each to its target.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import plain_formulas
 import torch
+from matrix_products import matrix_products_of
+from native_training import SETTINGS, NativeTraining
 from one_example_loop import transplant
 from paired_timing import Ratio, paired_ratio
 from pairwise_attribution import transformer_lens_scores
+from peer_process import PYTHON, PeerProcess
 from transformer_lens.patching import PatchingResult, get_act_patch_resid_pre
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
 from circuit_lab import diagnose, reference_model
 from circuit_lab.measures import (
+    KeyFrequencyLosses,
     QueryPairs,
     Site,
+    TrigDecomposition,
     activation_patching,
     attribution_patching,
     causal_tests,
+    decompose,
     known_good,
     mean_interval,
+    pair_logits,
     pair_queries,
+    rows_of,
 )
+from circuit_lab.measures.modular.progress_measures import key_frequency_losses
 from circuit_lab.measures.two_hop.partners import PartnerPool
 from circuit_lab.tasks import concatenate
-from circuit_lab.training import load_recipe
+from circuit_lab.training import (
+    SplitScore,
+    load_checkpoint,
+    load_recipe,
+    run_checkpoints,
+    split_scores,
+    stream_checkpoints,
+    train,
+)
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.prepared import prepare
 from circuit_lab.training.stacked_learner import StackedLearner
 
 RECIPES = Path(__file__).parents[2] / "analyses" / "recipes"
 EXACT = 'training.dtype="float64"'
+PUBLISHED = ("training.compile=false", "training.cuda_graphs=false", "optimizer.weight_decay=0.0")
+"""The published modular recipe on a CPU, with one group of parameters."""
 NET = "two-hop-true-circuit"
 """The small two-hop net: four applications of one block, width 64, three positions."""
 
@@ -50,12 +71,19 @@ class Row:
         peer: Who does it otherwise.
         target: The ratio that is promised.
         measure: Asserts that both results are equal, then times them.
+        in_own_environment: Whether the peer is one that `make bench-peers` installs.
     """
 
     work: str
     peer: str
     target: float
     measure: Callable[[], Ratio]
+    in_own_environment: bool = False
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the peer is installed."""
+        return not self.in_own_environment or PYTHON.exists()
 
 
 def diagnosis() -> Ratio:
@@ -163,6 +191,97 @@ def full_batch_step() -> Ratio:
     return paired_ratio(partial(_steps, ours), partial(_steps, plain), n_pairs=15)
 
 
+def timeline() -> Ratio:
+    """Accuracy of every split at 100 checkpoints; the peer loads each afresh and asks every split of it."""
+    recipe = load_recipe(RECIPES / "universal-small.toml", ["training.n_steps=100", "checkpoints.every=1"])
+    with TemporaryDirectory() as folder:
+        run = train(recipe, Path(folder) / "run", progress=False).run
+
+        def ours() -> list[dict[str, float]]:
+            return [_accuracies(split_scores(each.net, each.task)) for each in stream_checkpoints(run)]
+
+        @torch.no_grad()
+        def theirs() -> list[dict[str, float]]:
+            found = []
+            for checkpoint in map(load_checkpoint, run_checkpoints(run)):
+                splits = {"training": checkpoint.task.training, **checkpoint.task.splits}
+                right = {
+                    name: checkpoint.net(asked.tokens)[torch.arange(len(asked)), asked.answer_position].argmax(-1)
+                    == asked.answer
+                    for name, asked in splits.items()
+                }
+                found.append({name: float(of_each.double().mean()) for name, of_each in right.items()})
+            return found
+
+        assert len(run_checkpoints(run)) == 100 and ours() == theirs()
+        return paired_ratio(ours, theirs, n_pairs=3)
+
+
+def _accuracies(scores: Mapping[str, SplitScore]) -> dict[str, float]:
+    return {name: score.accuracy for name, score in scores.items()}
+
+
+def modular_measures() -> Ratio:
+    """Decomposition and progress measures of the logits of the grokked net mod 113."""
+    checkpoint = reference_model("modular-grokked-p113")
+    task = checkpoint.task
+    logits = pair_logits(checkpoint.net, task.pairs, task.group)
+    members = {name: rows_of(logits, split) for name, split in task.splits.items()}
+    everything = torch.ones(len(logits), dtype=torch.bool)
+    cube = logits.centred.unflatten(0, (113, 113))
+    masks = {name: rows.unflatten(0, (113, 113)) for name, rows in members.items()}
+    keys = ["1", "2", "3"]
+
+    def ours() -> tuple[TrigDecomposition, KeyFrequencyLosses]:
+        parts = decompose(logits, members, fit="test_unmirrored")
+        return parts, key_frequency_losses(logits, members, key_frequencies=keys, fitted=everything)
+
+    def theirs() -> tuple[torch.Tensor, dict[str, dict[str, float]], dict[str, tuple[float, float]]]:
+        coefficients, read = plain_formulas.decomposition(cube, masks["test_unmirrored"], masks)
+        return coefficients, read, plain_formulas.key_frequency_losses(cube, [int(key) for key in keys], masks)
+
+    (parts, losses), (coefficients, read, of_keys) = ours(), theirs()
+    torch.testing.assert_close(parts.coefficients, coefficients, atol=1e-9, rtol=1e-9)
+    for name, split in parts.splits.items():
+        for quantity, value in read[name].items():
+            assert abs(getattr(split, quantity) - value) < 1e-9, (name, quantity)
+        assert abs(losses.restricted_loss[name] - of_keys[name][0]) < 1e-9
+        assert abs(losses.excluded_loss[name] - of_keys[name][1]) < 1e-9
+    return paired_ratio(ours, theirs, n_pairs=5)
+
+
+def grokking_demo_steps() -> Ratio:
+    """Three steps of the published modular net; in float64 both have the same losses."""
+    (ours,) = _learners("modular-paper", 1, (*PUBLISHED, EXACT))
+    with PeerProcess(ours) as theirs:
+        expected = theirs.steps(10)
+    torch.testing.assert_close([float(ours.step(step)) for step in range(10)], expected, atol=1e-9, rtol=0)
+    (ours,) = _learners("modular-paper", 1, PUBLISHED)
+    with PeerProcess(ours) as theirs:
+        return paired_ratio(partial(_steps, ours, 3), partial(theirs.steps, 3), n_pairs=9)
+
+
+def share_of_products() -> Ratio:
+    """Three steps of the published modular net, against their matrix products alone."""
+    (ours,) = _learners("modular-paper", 1, PUBLISHED)
+    products = matrix_products_of(partial(_steps, ours, 3))
+    return paired_ratio(partial(_steps, ours, 3), products, n_pairs=9)
+
+
+def native_steps(batch_size: int) -> Ratio:
+    """Ten steps of the small net of four blocks; in float64 both reach the same losses."""
+
+    def both(*overrides: str) -> tuple[Learner, NativeTraining]:
+        (ours,) = _learners("standard-small", 1, (*SETTINGS, f"training.batch_size={batch_size}", *overrides))
+        return ours, NativeTraining(ours)
+
+    ours, theirs = both(EXACT, 'training.loss_dtype="float64"')
+    for step in range(10):
+        torch.testing.assert_close(ours.step(step), theirs.step(step), atol=1e-9, rtol=0)
+    ours, theirs = both()
+    return paired_ratio(partial(_steps, ours), partial(_steps, theirs), n_pairs=15)
+
+
 def stacked_steps(recipe: str, overrides: tuple[str, ...] = ()) -> Ratio:
     """Ten steps of eight seeds: stacked, and one net after the other."""
     exact = (*overrides, EXACT)
@@ -186,8 +305,8 @@ def _learners(recipe: str, n: int, overrides: tuple[str, ...] = ()) -> list[Lear
     return learners
 
 
-def _steps(learner: Learner | StackedLearner) -> None:
-    for step in range(10):
+def _steps(learner: Learner | StackedLearner | NativeTraining, n: int = 10) -> None:
+    for step in range(n):
         learner.step(step)
 
 
@@ -225,6 +344,28 @@ ROWS = {
     "attribution": Row(
         "attribution patching of nodes, 256 pairs", "TransformerLens `attribution_patch`, pair by pair", 20, attribution
     ),
+    "grokking demo": Row(
+        "training step, one-layer net mod 113, full batch of 30 %",
+        "HookedTransformer 3.9, as in TransformerLens's grokking demo",
+        4,
+        grokking_demo_steps,
+        in_own_environment=True,
+    ),
+    "products": Row(
+        "the same",
+        "its matrix products alone",
+        0.5,
+        share_of_products,
+    ),
+    **{
+        f"step on {size}": Row(
+            f"training step, small two-hop net of four blocks, batch {size}",
+            "the same net of TransformerLens `boot_native`, in plain torch",
+            2.5,
+            partial(native_steps, size),
+        )
+        for size in (128, 512)
+    },
     "full batch": Row(
         "training step, one-layer net on 1,393 pairs mod 59, full batch",
         "the same with keys and values of every pair",
@@ -242,6 +383,18 @@ ROWS = {
         "one net after the other",
         0.9,
         partial(stacked_steps, "universal-small"),
+    ),
+    "timeline": Row(
+        "accuracy of every split at 100 checkpoints of a small two-hop run",
+        "loading each afresh, and asking every split",
+        5,
+        timeline,
+    ),
+    "modular measures": Row(
+        "trigonometric decomposition and progress measures, p 113, from the logits",
+        "the published formulas, written plainly on the cube of logits",
+        10,
+        modular_measures,
     ),
     "bootstrap": Row(
         "bootstrap intervals of 12 cells, 2,000 queries", "TransformerLens `bootstrap_ci`", 1.5, bootstrap

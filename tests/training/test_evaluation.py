@@ -1,0 +1,55 @@
+"""Scores of splits: every query asked once, and read as often as it stands in a split."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from circuit_lab.nets import build_net
+from circuit_lab.tasks import build_task
+from circuit_lab.training import parse_recipe, split_scores
+from circuit_lab.training.evaluation import evaluated_queries
+
+
+@pytest.fixture(params=["causal", "bidirectional"])
+def subject(tables, request):
+    """A net with random weights in float64, and its task."""
+    tables["net"]["attention_dir"] = request.param
+    recipe = parse_recipe(tables, source="a test")
+    task = build_task(recipe.task)
+    sizes = {"d_vocab": task.d_vocab, "d_vocab_out": task.d_vocab_out, "n_ctx": task.n_ctx}
+    return build_net(recipe.net_config(**sizes).model_copy(update={"init_std": 0.5})).double(), task
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [7, 4096])
+def test_scores_equal_those_of_each_split_alone(subject, batch_size):
+    net, task = subject
+    found = split_scores(net, task, loss_dtype=torch.float64, batch_size=batch_size)
+    assert set(found) == {"training", *task.splits}
+    for name, queries in {"training": task.training, **task.splits}.items():
+        logits = net(queries.tokens, answer_only=True, answer_position=queries.answer_position)
+        assert found[name].n == len(queries)
+        assert found[name].accuracy == pytest.approx(float((logits.argmax(1) == queries.answer).double().mean()))
+        assert found[name].loss == pytest.approx(float(F.cross_entropy(logits, queries.answer)), abs=1e-9)
+
+
+def test_queries_of_several_splits_are_asked_once(subject):
+    _, task = subject
+    asked = evaluated_queries(task)
+    rows = [tuple(row) for row in torch.column_stack([asked.tokens, asked.answer_position, asked.answer]).tolist()]
+    assert len(rows) == len(set(rows)) < sum(len(queries) for queries in (task.training, *task.splits.values()))
+    for name, place in asked.rows.items():
+        queries = task.training if name == "training" else task.splits[name]
+        assert torch.equal(asked.tokens[place], queries.tokens)
+        assert torch.equal(asked.answer[place], queries.answer)
+
+
+def test_a_hook_sees_whole_queries_and_changes_nothing(subject):
+    net, task = subject
+    scores, shapes = split_scores(net, task), []
+    net.blocks[0].hook_resid_post.add_hook(lambda value, **_: shapes.append(value.shape[1:]))
+    watched = split_scores(net, task)
+    net.reset_hooks()
+    assert {tuple(shape) for shape in shapes} == {(task.n_ctx, net.cfg.d_model)}
+    for name, score in scores.items():
+        assert watched[name].loss == pytest.approx(score.loss, abs=1e-6)
