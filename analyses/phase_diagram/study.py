@@ -12,12 +12,24 @@ from math import nan
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
 from scipy.stats import spearmanr
 
-from circuit_lab.report.figures.style import LAYOUT, SHARE_SCALE, wrapped
+from circuit_lab.measures import predicted_answers, proportion_interval
+from circuit_lab.report.figures.style import LAYOUT, LINE_COLOURS, SHARE_SCALE, wrapped
 from circuit_lab.studies import Bound, Claim, Lab, Study, StudyRun, find_study
-from circuit_lab.studies.timeline import ACCURACY, TEST_ID, TEST_OOD, accuracy_rows, first_step, last_value
+from circuit_lab.studies.timeline import (
+    ACCURACY,
+    TEST_ID,
+    TEST_OOD,
+    accuracy_rows,
+    first_step,
+    last_value,
+    series,
+)
+from circuit_lab.tasks import NO_FACT
+from circuit_lab.training import Checkpoint, load_checkpoint
 from circuit_lab.verdict.verdicts import Verdict
 
 ARCHITECTURES = {"universal": "one block, four times", "standard": "four blocks"}
@@ -32,6 +44,8 @@ STEPS = 0.6
 are looked at after the last step that all have a checkpoint of."""
 THERE = 0.5
 """test_ood accuracy whose first step is the onset."""
+SHOWN = ("neither fact", "the hop-1 fact alone", "the hop-2 fact alone", "both facts")
+"""Which of a test_ood query's own two facts training queries compose, the hop-2 fact as the second bit."""
 CELLS = [(net, hop1, hop2) for net in ARCHITECTURES for hop1 in RATIOS for hop2 in RATIOS]
 
 
@@ -66,6 +80,22 @@ def measure(lab: Lab, seed: int) -> pd.DataFrame:
     return pd.concat([cell_rows(lab, *cell, seed=seed, until=max(common)) for cell in CELLS], ignore_index=True)
 
 
+def shown_rows(checkpoint: Checkpoint) -> pd.DataFrame:
+    """The accuracy on test_ood of the queries of which training shows neither fact, either, or both."""
+    task = checkpoint.task
+    trained, asked = task.training.facts, task.splits[TEST_OOD]
+    composed = trained[(trained != NO_FACT).all(1)]
+    first, second = (torch.isin(asked.facts[:, hop], composed[:, hop]) for hop in (0, 1))
+    right = predicted_answers(checkpoint.net, asked) == asked.answer
+    rows = []
+    for group, name in enumerate(SHOWN):
+        chosen = right[first + 2 * second == group]
+        if n := len(chosen):
+            interval = proportion_interval(int(chosen.sum()), n)
+            rows.append((f"{ACCURACY}, {name}", float(chosen.double().mean()), n, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["quantity", "value", "n", "low", "high"])
+
+
 def cell_rows(lab: Lab, net: str, hop1: float, hop2: float, *, seed: int, until: int) -> pd.DataFrame:
     """What one net shows; every verdict is a row, 1 for its own and 0 for the others."""
     run, condition = run_of(net, hop1, hop2, seed), name_of(net, hop1, hop2)
@@ -77,7 +107,8 @@ def cell_rows(lab: Lab, net: str, hop1: float, hop2: float, *, seed: int, until:
         | {"low": nan, "high": nan, "condition": condition}
         for each in Verdict
     )
-    return pd.concat([accuracies[accuracies["step"] <= until], verdicts], ignore_index=True)
+    shown = shown_rows(load_checkpoint(path)).assign(step=until, split=TEST_OOD, condition=condition)
+    return pd.concat([accuracies[accuracies["step"] <= until], verdicts, shown], ignore_index=True)
 
 
 def accuracy(rows: pd.DataFrame, net: str, hop1: float, hop2: float) -> float:
@@ -101,6 +132,24 @@ def rank_correlation(net: str, hop: int) -> Callable[[pd.DataFrame], float]:
 def second_less_first(net: str) -> Callable[[pd.DataFrame], float]:
     """Reads the accuracy with hop 2 augmented alone less that with hop 1 augmented alone."""
     return lambda rows: accuracy(rows, net, 0.0, 1.0) - accuracy(rows, net, 1.0, 0.0)
+
+
+def of_shown_facts(net: str) -> Callable[[pd.DataFrame], float]:
+    """Reads the accuracy on queries whose hop-2 fact is shown less that on the others, in the nets that have both."""
+
+    def read(rows: pd.DataFrame) -> float:
+        differences = []
+        for name in (name_of(*cell) for cell in CELLS if cell[0] == net and 0 < cell[2] < 1):
+            right, n = {True: 0.0, False: 0.0}, {True: 0, False: 0}
+            for group, shown in enumerate(SHOWN):
+                for _, row in series(rows, name, f"{ACCURACY}, {shown}", TEST_OOD).iterrows():
+                    right[group >= 2] += row["value"] * row["n"]
+                    n[group >= 2] += row["n"]
+            if n[True] and n[False]:
+                differences.append(right[True] / n[True] - right[False] / n[False])
+        return float(np.mean(differences)) if differences else nan
+
+    return read
 
 
 def true_circuits(rows: pd.DataFrame) -> float:
@@ -133,6 +182,18 @@ CLAIMS = (
             "the common step; in [-1, 1]",
             holds_if=Bound(low=0.2),
             value=second_less_first(net),
+            chance=0.0,
+        )
+        for net, what in ARCHITECTURES.items()
+    ),
+    *(
+        Claim(
+            name=f"{net}_composes_what_is_shown",
+            published="Accuracy is told of whole splits ([He] figure 4), not by which of a query's facts are shown",
+            quantity=f"{what}, hop-2 ratios .25 and .5: accuracy on test_ood queries whose own hop-2 fact is shown as "
+            "a second hop less that on the others, mean over the nets; in [-1, 1]",
+            holds_if=Bound(low=0.3),
+            value=of_shown_facts(net),
             chance=0.0,
         )
         for net, what in ARCHITECTURES.items()
@@ -215,6 +276,31 @@ def boundary(rows: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def by_facts(rows: pd.DataFrame) -> go.Figure:
+    """Accuracy on test_ood by which of a query's own facts are shown; every point is a net."""
+    titles = list(ARCHITECTURES.values())
+    figure = make_subplots(rows=1, cols=len(ARCHITECTURES), subplot_titles=titles, shared_yaxes=True)
+    partly = {net: [name_of(*cell) for cell in CELLS if cell[0] == net and 0 < cell[2] < 1] for net in ARCHITECTURES}
+    for col, names in enumerate(partly.values(), start=1):
+        for shown, colour in zip(SHOWN, LINE_COLOURS, strict=False):
+            chosen = rows[rows["condition"].isin(names) & (rows["quantity"] == f"{ACCURACY}, {shown}")]
+            points = {"boxpoints": "all", "jitter": 0.6, "pointpos": 0, "marker": {"size": 5, "color": colour}}
+            told = {
+                "customdata": chosen[["condition", "n"]],
+                "showlegend": False,
+                "name": f"{shown}<br>{len(chosen)} nets",
+            }
+            hover = "%{customdata[0]}: %{y:.2f} of %{customdata[1]} queries<extra></extra>"
+            figure.add_box(y=chosen["value"], hovertemplate=hover, showlegend=False, **points, **told, row=1, col=col)
+    figure.update_yaxes(title_text="accuracy on test_ood", range=[-0.03, 1.03], col=1)
+    title = wrapped(
+        "Which test_ood queries are answered, by which of their own facts training shows on their hop: nets with hop-2 "
+        "ratios .25 and .5; chance .03"
+    )
+    figure.update_layout(title=title, width=1100, height=520, margin_t=110, **LAYOUT)
+    return figure
+
+
 def _mean_over_seeds(rows: pd.DataFrame, condition: str, quantity: str, split: str) -> float:
     return float(np.mean([last_value(part, condition, quantity, split) for _, part in rows.groupby("seed")]))
 
@@ -225,5 +311,5 @@ STUDY = Study(
     claims=CLAIMS,
     runs=runs,
     measure=measure,
-    figures={"boundary": boundary},
+    figures={"boundary": boundary, "by_facts": by_facts},
 )
