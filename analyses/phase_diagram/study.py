@@ -287,7 +287,6 @@ def by_facts(rows: pd.DataFrame) -> go.Figure:
             points = {"boxpoints": "all", "jitter": 0.6, "pointpos": 0, "marker": {"size": 5, "color": colour}}
             told = {
                 "customdata": chosen[["condition", "n"]],
-                "showlegend": False,
                 "name": f"{shown}<br>{len(chosen)} nets",
             }
             hover = "%{customdata[0]}: %{y:.2f} of %{customdata[1]} queries<extra></extra>"

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 MOST_SHARED_POSITIONS = 6
-"""Longest queries whose common beginnings are computed once; of longer ones, looking up states costs what it saves."""
+"""Longest queries whose common beginnings are computed once; for longer ones, looking up states costs too much."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Prefixes:
     Attributes:
         token: Last token of each prefix.
         position: Its position.
-        ancestors: The prefixes of each prefix, one per position; where it has ended, any.
+        ancestors: The prefixes of each prefix, one per position; the prefix itself where it has ended.
         ended: Where it has ended.
         query: The prefix at whose end each query is answered.
     """
@@ -80,12 +80,10 @@ class PrefixTree:
             The prefixes up to their answer positions, the shorter ones first.
         """
         needed = torch.unique(self._needed[rows])
-        place = torch.empty_like(self._token)
-        place[needed] = torch.arange(len(needed), device=rows.device)
         return Prefixes(
             token=self._token[needed],
             position=self._position[needed],
-            ancestors=place[self._ancestors[needed]],
+            ancestors=torch.searchsorted(needed, self._ancestors[needed]),
             ended=self._ended[needed],
-            query=place[self._answered_at[rows]],
+            query=torch.searchsorted(needed, self._answered_at[rows]),
         )

@@ -148,7 +148,7 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         return self.logits_at(self.blocks[0].at_answers(states, inputs))
 
     def gains_by_prefixes(self, n_pos: int) -> bool:
-        """Whether `logits_of_prefixes` can be had and is faster than `forward`, as long as there are no hooks.
+        """Whether `logits_of_prefixes` can be had and does not lose to `forward`, as long as there are no hooks.
 
         Not on a GPU: the number of prefixes changes from batch to batch, which makes it wait.
 

@@ -8,9 +8,9 @@ a machine less well, so that such a figure is rather too large than too small.
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -95,7 +95,7 @@ def estimate_cost(recipe: Recipe, *, device: str = "auto", seconds: float = 20.0
     with cpu_threads(training.n_threads):
         learner = Learner(recipe, task, where, parent)
         timed = _time_steps(learner, batch_size, seconds=0.8 * seconds)
-        counted = max(timed)
+        counted = _counted(learner, batch_size, timed)
         flops = learner.count_flops(_rows(counted, learner)) * batch_size / counted
         evaluation_seconds = _time_evaluation(learner, task, seconds=0.2 * seconds)
     n_points = recipe.evaluation.steps(training.n_steps) | recipe.checkpoints.steps(training.n_steps)
@@ -140,9 +140,10 @@ def line_at(size: int, timed: dict[int, float]) -> float:
 
 def _time_steps(learner: Learner, batch_size: int, *, seconds: float) -> dict[int, float]:
     """Seconds per step at the batch size if that can be had in the time, else at two smaller ones."""
+    rows = cache(partial(_rows, learner=learner))
 
     def step_on(size: int) -> None:
-        learner.step_on(_rows(size, learner), 0)
+        learner.step_on(rows(size), 0)
 
     def median_at(size: int, seconds: float) -> float:
         return _median_seconds(lambda: step_on(size), seconds=seconds, device=learner.device)
@@ -183,6 +184,13 @@ def _largest_affordable(action: Callable[[int], object], most: int, *, seconds: 
             break
         size = larger
     return size
+
+
+def _counted(learner: Learner, batch_size: int, timed: Mapping[int, float]) -> int:
+    """Items whose products are counted: enough to share what those of a step share; a few where nothing is shared."""
+    if learner.inputs is not None:
+        return batch_size
+    return max(timed) if learner.prefix_tree is not None else min(_SMALLEST, batch_size)
 
 
 def _rows(size: int, learner: Learner) -> torch.Tensor | None:

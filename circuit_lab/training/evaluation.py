@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -95,16 +96,24 @@ class EvaluatedQueries:
         return PrefixTree(self.tokens, self.answer_position)
 
 
-@lru_cache(maxsize=1)
+_OF_TASK: WeakKeyDictionary[Task, EvaluatedQueries] = WeakKeyDictionary()
+
+
 def evaluated_queries(task: Task) -> EvaluatedQueries:
     """What `split_scores` asks.
 
     Args:
-        task: The task; of the last one the queries are kept.
+        task: The task; its queries are kept as long as it is.
 
     Returns:
-        The queries of "training", if any are known, and of every split that has some.
+        The queries of "training", if any are known, and of every split that has some; at least one.
     """
+    if task not in _OF_TASK:
+        _OF_TASK[task] = _gathered(task)
+    return _OF_TASK[task]
+
+
+def _gathered(task: Task) -> EvaluatedQueries:
     splits = {name: queries for name, queries in {"training": task.training, **task.splits}.items() if len(queries)}
     columns = [torch.column_stack([q.tokens, q.answer_position, q.answer]) for q in splits.values()]
     distinct, place = torch.unique(torch.cat(columns), dim=0, return_inverse=True)

@@ -165,27 +165,36 @@ class Learner:
     ) -> tuple[Tensor, Tensor, Tensor, DistinctInputs | Prefixes | None]:
         """Arguments of the loss: some training items, or all of them, with what is computed once where that saves."""
         tokens, answer, answer_position = self.items
-        hooked = any(map(is_hooked, self.net.modules()))
+        once = self._computed_once(rows)
         if rows is None:
-            return tokens, answer, answer_position, None if hooked else self.inputs
-        shared = None if hooked or self.prefix_tree is None else self.prefix_tree.prefixes_of(rows)
-        return tokens[rows], answer[rows], answer_position[rows], shared
+            return tokens, answer, answer_position, once
+        return tokens[rows], answer[rows], answer_position[rows], once
+
+    def _computed_once(self, rows: Int[Tensor, " batch"] | None) -> DistinctInputs | Prefixes | None:
+        """What items share, as long as no hook is there, which would see other shapes."""
+        if rows is None:
+            return None if self.inputs is None or self._is_hooked else self.inputs
+        return None if self.prefix_tree is None or self._is_hooked else self.prefix_tree.prefixes_of(rows)
+
+    @property
+    def _is_hooked(self) -> bool:
+        return any(map(is_hooked, self.net.modules()))
 
     def _plain_loss(
         self,
         tokens: Int[Tensor, "n pos"],
         answer: Int[Tensor, " n"],
         answer_position: Int[Tensor, " n"],
-        inputs: DistinctInputs | Prefixes | None,
+        once: DistinctInputs | Prefixes | None,
     ) -> Float[Tensor, ""]:
         """Mean loss of a batch, in nats."""
         with autocast(self.recipe.training, self.device):
-            if inputs is None:
+            if once is None:
                 logits = self.net(tokens, answer_only=True, answer_position=answer_position)
             else:
-                assert isinstance(self.net, HookedSharedTransformer), "distinct inputs are found for these alone"
-                shared = isinstance(inputs, Prefixes)
-                logits = self.net.logits_of_prefixes(inputs) if shared else self.net.logits_of_distinct(inputs)
+                assert isinstance(self.net, HookedSharedTransformer), "nothing is computed once for other nets"
+                is_batch = isinstance(once, Prefixes)
+                logits = self.net.logits_of_prefixes(once) if is_batch else self.net.logits_of_distinct(once)
         training = self.recipe.training
         options = {"loss": training.loss, "dtype": self._loss_dtype, "scale": training.logit_scale}
         return answer_loss(logits, answer, reduction="mean", **options)

@@ -24,7 +24,7 @@ class NativeTraining:
         self.bridge = TransformerBridge.boot_native(config, device="cpu").to(net.dtype).train()
         self.bridge.load_state_dict(convert_tl_checkpoint(legacy_state_dict(net), config))
         self.optimizer = torch.optim.AdamW(
-            self.bridge.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0
+            self.bridge.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0, fused=True
         )
         self.max_norm = recipe.max_gradient_norm
         self.items, self.batches = learner.items, learner.batches

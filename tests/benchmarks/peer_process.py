@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from circuit_lab.exporters.legacy_transformer_lens import legacy_settings, legacy_state_dict
 from circuit_lab.training.learner import Learner
 
-PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+ENVIRONMENT = Path(__file__).parents[2] / ".venv-peers"
+INSTALLED = ENVIRONMENT / "installed"
+PYTHON = ENVIRONMENT / "bin" / "python"
 SCRIPT = Path(__file__).with_name("hooked_transformer_peer.py")
 
 
@@ -33,7 +35,7 @@ class PeerProcess(AbstractContextManager):
             self._file = Path(file.name)
         tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
         save_file(tensors, self._file, {"settings": json.dumps(settings)})
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([PYTHON, SCRIPT, self._file], **pipes)
 
     def steps(self, n: int) -> list[float]:

@@ -17,9 +17,9 @@ def decomposition(
     p = len(logits)
     a, b, c = torch.meshgrid(*3 * [torch.arange(p)], indexing="ij")
     centred = logits - logits.mean(dim=-1, keepdim=True)
-    coefficients, generalising = [], torch.zeros_like(centred)
+    coefficients, generalising, distance = [], torch.zeros_like(centred), (a + b - c) % p
     for k in range(1, (p - 1) // 2 + 1):
-        cosine = torch.cos(2 * pi * k * (a + b - c).double() / p)
+        cosine = torch.cos(2 * pi * k * torch.arange(p).double() / p)[distance]
         coefficient = (centred * cosine)[fitted].sum() / cosine.square()[fitted].sum()
         generalising += coefficient * cosine
         coefficients.append(coefficient)

@@ -3,7 +3,7 @@
 `make bench` writes them to docs/benchmarks.md; the benchmark tests hold each to its target.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,9 @@ from native_training import SETTINGS, NativeTraining
 from one_example_loop import transplant
 from paired_timing import Ratio, paired_ratio
 from pairwise_attribution import transformer_lens_scores
-from peer_process import PYTHON, PeerProcess
+from peer_process import INSTALLED, PeerProcess
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 from transformer_lens.patching import PatchingResult, get_act_patch_resid_pre
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
@@ -42,7 +44,6 @@ from circuit_lab.measures.modular.progress_measures import key_frequency_losses
 from circuit_lab.measures.two_hop.partners import PartnerPool
 from circuit_lab.tasks import concatenate
 from circuit_lab.training import (
-    SplitScore,
     load_checkpoint,
     load_recipe,
     run_checkpoints,
@@ -83,7 +84,7 @@ class Row:
     @property
     def is_possible(self) -> bool:
         """Whether the peer is installed."""
-        return not self.in_own_environment or PYTHON.exists()
+        return not self.in_own_environment or INSTALLED.exists()
 
 
 def diagnosis() -> Ratio:
@@ -192,33 +193,31 @@ def full_batch_step() -> Ratio:
 
 
 def timeline() -> Ratio:
-    """Accuracy of every split at 100 checkpoints; the peer loads each afresh and asks every split of it."""
-    recipe = load_recipe(RECIPES / "universal-small.toml", ["training.n_steps=100", "checkpoints.every=1"])
+    """Accuracy and loss of every split at 100 checkpoints; the peer loads each afresh and asks every split of it."""
+    recipe = load_recipe(RECIPES / "universal-small.toml", ["training.n_steps=400", "checkpoints.every=4"])
     with TemporaryDirectory() as folder:
         run = train(recipe, Path(folder) / "run", progress=False).run
 
-        def ours() -> list[dict[str, float]]:
-            return [_accuracies(split_scores(each.net, each.task)) for each in stream_checkpoints(run)]
+        def ours() -> list[dict[str, tuple[float, float]]]:
+            read = [split_scores(each.net, each.task) for each in stream_checkpoints(run)]
+            return [{name: (score.accuracy, score.loss) for name, score in scores.items()} for scores in read]
 
         @torch.no_grad()
-        def theirs() -> list[dict[str, float]]:
+        def theirs() -> list[dict[str, tuple[float, float]]]:
             found = []
             for checkpoint in map(load_checkpoint, run_checkpoints(run)):
-                splits = {"training": checkpoint.task.training, **checkpoint.task.splits}
-                right = {
-                    name: checkpoint.net(asked.tokens)[torch.arange(len(asked)), asked.answer_position].argmax(-1)
-                    == asked.answer
-                    for name, asked in splits.items()
-                }
-                found.append({name: float(of_each.double().mean()) for name, of_each in right.items()})
+                found.append(scores := {})
+                for name, asked in {"training": checkpoint.task.training, **checkpoint.task.splits}.items():
+                    logits = checkpoint.net(asked.tokens, answer_only=True, answer_position=asked.answer_position)
+                    right = (logits.argmax(-1) == asked.answer).double().mean()
+                    scores[name] = (float(right), float(cross_entropy(logits, asked.answer)))
             return found
 
-        assert len(run_checkpoints(run)) == 100 and ours() == theirs()
+        assert len(run_checkpoints(run)) == 100
+        for one, other in zip(ours(), theirs(), strict=True):
+            for name, score in one.items():
+                torch.testing.assert_close(score, other[name], atol=1e-5, rtol=1e-5)
         return paired_ratio(ours, theirs, n_pairs=3)
-
-
-def _accuracies(scores: Mapping[str, SplitScore]) -> dict[str, float]:
-    return {name: score.accuracy for name, score in scores.items()}
 
 
 def modular_measures() -> Ratio:
@@ -230,7 +229,7 @@ def modular_measures() -> Ratio:
     everything = torch.ones(len(logits), dtype=torch.bool)
     cube = logits.centred.unflatten(0, (113, 113))
     masks = {name: rows.unflatten(0, (113, 113)) for name, rows in members.items()}
-    keys = ["1", "2", "3"]
+    keys = decompose(logits, members, fit="test_unmirrored").key_frequencies
 
     def ours() -> tuple[TrigDecomposition, KeyFrequencyLosses]:
         parts = decompose(logits, members, fit="test_unmirrored")
@@ -243,10 +242,9 @@ def modular_measures() -> Ratio:
     (parts, losses), (coefficients, read, of_keys) = ours(), theirs()
     torch.testing.assert_close(parts.coefficients, coefficients, atol=1e-9, rtol=1e-9)
     for name, split in parts.splits.items():
-        for quantity, value in read[name].items():
-            assert abs(getattr(split, quantity) - value) < 1e-9, (name, quantity)
-        assert abs(losses.restricted_loss[name] - of_keys[name][0]) < 1e-9
-        assert abs(losses.excluded_loss[name] - of_keys[name][1]) < 1e-9
+        mine = [getattr(split, quantity) for quantity in read[name]]
+        mine += [losses.restricted_loss[name], losses.excluded_loss[name]]
+        torch.testing.assert_close(mine, [*read[name].values(), *of_keys[name]], atol=1e-9, rtol=1e-6)
     return paired_ratio(ours, theirs, n_pairs=5)
 
 
@@ -265,6 +263,9 @@ def share_of_products() -> Ratio:
     """Three steps of the published modular net, against their matrix products alone."""
     (ours,) = _learners("modular-paper", 1, PUBLISHED)
     products = matrix_products_of(partial(_steps, ours, 3))
+    with FlopCounterMode(display=False) as counter:
+        products()
+    assert counter.get_total_flops() == 3 * ours.count_flops(None)
     return paired_ratio(partial(_steps, ours, 3), products, n_pairs=9)
 
 
@@ -385,8 +386,8 @@ ROWS = {
         partial(stacked_steps, "universal-small"),
     ),
     "timeline": Row(
-        "accuracy of every split at 100 checkpoints of a small two-hop run",
-        "loading each afresh, and asking every split",
+        "accuracy and loss of every split at 100 checkpoints of a small two-hop run",
+        "loading each afresh, and asking every split whole",
         5,
         timeline,
     ),

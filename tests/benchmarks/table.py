@@ -16,10 +16,11 @@ from ratios import ROWS  # noqa: E402
 
 HEAD = """# Benchmarks
 
-Each row first shows that both give equal results, then times them in turn, with one thread, in one process (but for a
-peer that needs an environment of its own: `make bench-peers`): the median ratio (peer's time / ours) of the paired runs,
-with the smallest and the largest. What is compared stands in `tests/benchmarks/ratios.py`. Written by `make bench`; `make test-slow` holds every row to its target. A ratio depends
-on the machine less than a time does, but it does: {machine}.
+Each row first shows that both give equal results (the row of matrix products: that these are all of a step's), then
+times them in turn, with one thread, in one process but for a peer that needs an environment of its own (`make
+bench-peers`): the median ratio (peer's time / ours) of the paired runs, with the smallest and the largest. What is
+compared stands in `tests/benchmarks/ratios.py`. Written by `make bench`; `make test-slow` holds every row whose peer is
+installed to its target. A ratio depends on the machine less than a time does, but it does: {machine}.
 
 | work | peer | ratio | range | pairs | target |
 |---|---|---|---|---|---|

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from small_nets import make_net, make_tokens
 
 from circuit_lab.nets import PrefixTree
+from circuit_lab.nets.prefix_tree import MOST_SHARED_POSITIONS
 
 NETS = {
     "one block, three times": {"layer_map": (0, 0, 0)},
@@ -73,3 +74,10 @@ def test_a_net_with_a_hook_is_refused():
         net.logits_of_prefixes(prefixes)
     net.reset_hooks()
     assert net.logits_of_prefixes(prefixes).shape[0] == 9
+
+
+def test_where_it_does_not_lose():
+    assert make_net().gains_by_prefixes(MOST_SHARED_POSITIONS)
+    assert not make_net().gains_by_prefixes(MOST_SHARED_POSITIONS + 1)
+    assert not make_net(attention_dir="bidirectional").gains_by_prefixes(3)
+    assert not make_net().to("meta").gains_by_prefixes(3)

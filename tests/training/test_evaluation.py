@@ -1,11 +1,14 @@
 """Scores of splits: every query asked once, and read as often as it stands in a split."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from circuit_lab.nets import build_net
-from circuit_lab.tasks import build_task
+from circuit_lab.tasks import ModularConfig, build_task
 from circuit_lab.training import parse_recipe, split_scores
 from circuit_lab.training.evaluation import evaluated_queries
 
@@ -31,6 +34,7 @@ def test_scores_equal_those_of_each_split_alone(subject, batch_size):
         assert found[name].n == len(queries)
         assert found[name].accuracy == pytest.approx(float((logits.argmax(1) == queries.answer).double().mean()))
         assert found[name].loss == pytest.approx(float(F.cross_entropy(logits, queries.answer)), abs=1e-9)
+        assert found[name].collapsed == 0.0
 
 
 def test_queries_of_several_splits_are_asked_once(subject):
@@ -42,6 +46,20 @@ def test_queries_of_several_splits_are_asked_once(subject):
         queries = task.training if name == "training" else task.splits[name]
         assert torch.equal(asked.tokens[place], queries.tokens)
         assert torch.equal(asked.answer[place], queries.answer)
+        assert torch.equal(asked.answer_position[place], queries.answer_position)
+
+
+def test_each_task_has_its_own_queries_and_lets_go_of_them():
+    config = ModularConfig(p=5, n_train=10, labels="random", label_seed=1)
+    first, second = build_task(config), build_task(config.model_copy(update={"label_seed": 2}))
+    assert evaluated_queries(first) is evaluated_queries(first)
+    for task in (first, second):
+        asked = evaluated_queries(task)
+        assert torch.equal(asked.answer[asked.rows["training"]], task.training.answer)
+    queries = weakref.ref(evaluated_queries(first))
+    del first, task, asked
+    gc.collect()
+    assert queries() is None
 
 
 def test_a_hook_sees_whole_queries_and_changes_nothing(subject):

@@ -61,7 +61,7 @@ def test_a_causal_net_takes_them_up_to_rounding(tables):
     for step in range(12):
         learner.step(step)
     for name, weight in plain_torch(recipe, 12).items():
-        torch.testing.assert_close(learner.net.get_parameter(name), weight, rtol=0, atol=1e-7)
+        torch.testing.assert_close(learner.net.get_parameter(name), weight, rtol=0, atol=1e-8)
 
 
 def test_a_hook_sees_whole_batches_and_changes_nothing(tables):

@@ -41,9 +41,10 @@ def test_flops_by_hand(tables):
     assert all(weight.grad is None for weight in learner.net.parameters())
 
 
-def test_flops_of_shared_prefixes_by_hand(tables):
-    """Keys and values of each beginning of the queries once; scores are no matrix products."""
-    tables["net"] |= {"layer_map": [0]}
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_flops_of_shared_prefixes_by_hand(tables, n_layers):
+    """All states of each beginning of the queries once, of the last layer keys and values; scores are no products."""
+    tables["net"] |= {"layer_map": n_layers * [0]}
     recipe = parse_recipe(tables, source="a test")
     task = build_task(recipe.task)
     learner = Learner(recipe, task, torch.device("cpu"), None)
@@ -55,7 +56,8 @@ def test_flops_of_shared_prefixes_by_hand(tables):
         for position in range(int(last) + 1)
     }
     assert len(prefixes) < 3 * 5
-    products = 2 * len(prefixes) * 12 * 12 + 5 * (2 * 12 * 12 + 2 * 12 * 20 + 12 * task.d_vocab_out)
+    products = (n_layers - 1) * len(prefixes) * (4 * 12 * 12 + 2 * 12 * 20)
+    products += 2 * len(prefixes) * 12 * 12 + 5 * (2 * 12 * 12 + 2 * 12 * 20 + 12 * task.d_vocab_out)
     assert learner.count_flops(rows) == 3 * 2 * products
 
 
@@ -67,6 +69,13 @@ def test_flops_of_a_full_batch_by_hand():
     products = 12 * 12 * (1 + 2 * 15) + 15 * 12 + 20 * (12 * 12 + 2 * 12 * 20 + 12 * 7)
     assert learner.count_flops(None) == 3 * 2 * products
     assert estimate_cost(recipe, device="cpu", seconds=0.5).flops_per_step == 3 * 2 * products
+
+
+def test_flops_are_those_of_a_whole_full_batch_even_if_its_step_takes_too_long(monkeypatch):
+    recipe = parse_recipe(FULL_BATCH, source="a test")
+    monkeypatch.setattr(cost, "_time_steps", lambda *_, **__: {5: 1.0, 10: 2.0})
+    learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
+    assert estimate_cost(recipe, device="cpu", seconds=0.5).flops_per_step == learner.count_flops(None)
 
 
 def test_a_step_that_takes_too_long_is_reckoned_from_two_smaller_batches(tables, monkeypatch):
