@@ -27,8 +27,8 @@ from circuit_lab.studies.accuracy_by_size import (
 from circuit_lab.studies.circuit_efficiency import DECAY, DECAYS, RETRAINED, SUM, retrained
 from circuit_lab.studies.ranges import decided, ratio_of
 
-OPERATIONS = ("a*b", "a^2+b^2", "a^2+ab+b^2")
-"""Beside a+b, which is tried at every decay and size; the last does not grok within the steps at small scale."""
+OPERATIONS = {"a*b": "product", "a^2+b^2": "squares", "a/b": "quotient"}
+"""Operation -> what its claim is called; beside a+b, which is tried at every decay and size."""
 FEW = RETRAINED[::2]
 """Sizes tried with the other operations."""
 
@@ -167,7 +167,7 @@ CLAIMS = (
             value=drop(condition_of(operation, DECAY)),
             chance=0.0,
         )
-        for operation, label in zip(OPERATIONS, ("product", "squares", "quadratic_form"), strict=True)
+        for operation, label in OPERATIONS.items()
     ),
 )
 
