@@ -272,7 +272,7 @@ def boundary(rows: pd.DataFrame) -> go.Figure:
         f"Where two-hop nets generalise, by the shares of unseen facts that are shown on each hop: {n_seeds} seeds; "
         "blank: not within the run in every seed; verdicts on hovering"
     )
-    figure.update_layout(title=title, width=1150, height=820, margin_t=140, **LAYOUT)
+    figure.update_layout(title=title, width=1150, height=840, margin_t=160, **LAYOUT)
     return figure
 
 
@@ -287,10 +287,11 @@ def by_facts(rows: pd.DataFrame) -> go.Figure:
             points = {"boxpoints": "all", "jitter": 0.6, "pointpos": 0, "marker": {"size": 5, "color": colour}}
             told = {
                 "customdata": chosen[["condition", "n"]],
-                "name": f"{shown}<br>{len(chosen)} nets",
+                "name": f"{shown.removeprefix('the ').replace(' fact alone', '<br>alone')}<br>{len(chosen)} nets",
             }
             hover = "%{customdata[0]}: %{y:.2f} of %{customdata[1]} queries<extra></extra>"
             figure.add_box(y=chosen["value"], hovertemplate=hover, showlegend=False, **points, **told, row=1, col=col)
+    figure.update_xaxes(title_text="facts of the query that are shown on their hop", tickangle=0)
     figure.update_yaxes(title_text="accuracy on test_ood", range=[-0.03, 1.03], col=1)
     title = wrapped(
         "Which test_ood queries are answered, by which of their own facts training shows on their hop: nets with hop-2 "

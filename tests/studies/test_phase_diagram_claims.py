@@ -71,7 +71,7 @@ def test_what_is_shown_is_pooled_over_queries_and_averaged_over_nets():
     assert found["universal_composes_what_is_shown"] == pytest.approx((18 + 6) / 30 - 0.2)
     assert math.isnan(found["standard_composes_what_is_shown"])
     boxes = STUDY.figures["by_facts"](rows).data
-    counts = {"neither fact": 2, "the hop-1 fact alone": 0, "the hop-2 fact alone": 2, "both facts": 2}
+    counts = {"neither fact": 2, "hop-1<br>alone": 0, "hop-2<br>alone": 2, "both facts": 2}
     assert [box.name for box in boxes[:4]] == [f"{group}<br>{n} nets" for group, n in counts.items()]
     assert list(boxes[3].y) == [0.6, 0.6]
     every = rows["condition"].str.endswith("hop 2 0.5") & (rows["quantity"] == "accuracy, both facts")
