@@ -68,6 +68,7 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
         )
         self._draw_initial_weights()
         self.setup()
+        self._every_module = tuple(self.modules())
 
     def _draw_initial_weights(self) -> None:
         """Draw W_E, W_pos, then per block W_Q, W_K, W_V, W_O, W_in, W_out, then W_U, each from N(0, std).
@@ -182,8 +183,13 @@ class HookedSharedTransformer(TransformerLensInterface, TiedRootModule):
             state = block.at_prefixes(state, prefixes)
         return self.logits_at(self.blocks[-1].at_prefixes(state, prefixes, prefixes.query))
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether any module has a hook, of TransformerLens or of torch."""
+        return any(map(is_hooked, self._every_module))
+
     def _refuse_hooks(self, method: str) -> None:
-        if any(map(is_hooked, self.modules())):
+        if self.has_hooks:
             raise ValueError(f"{method} needs a net without hooks; use forward, or remove them")
 
     def _distinct_embeddings(

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree
-from circuit_lab.nets.components import is_hooked
 from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
@@ -181,7 +180,7 @@ def read_queries(
 
 
 def _logits(net: HookedNet, asked: EvaluatedQueries, rows: Int[Tensor, " n"]) -> Float[Tensor, "n d_vocab_out"]:
-    n_pos, is_watched = asked.tokens.shape[1], any(map(is_hooked, net.modules()))
-    if isinstance(net, HookedSharedTransformer) and net.gains_by_prefixes(n_pos) and not is_watched:
+    n_pos = asked.tokens.shape[1]
+    if isinstance(net, HookedSharedTransformer) and net.gains_by_prefixes(n_pos) and not net.has_hooks:
         return net.logits_of_prefixes(asked.prefix_tree.prefixes_of(rows))
     return net(asked.tokens[rows], answer_only=True, answer_position=asked.answer_position[rows])

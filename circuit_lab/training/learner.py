@@ -19,7 +19,6 @@ from circuit_lab.nets import (
     build_net,
     distinct_inputs,
 )
-from circuit_lab.nets.components import is_hooked
 from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
 from circuit_lab.training.batches import BatchStream
@@ -129,7 +128,7 @@ class Learner:
             loss.backward()
         self._add_penalties()
         if self.recipe.optimizer.max_gradient_norm > 0:
-            clip_grad_norm_(self.net.parameters(), self.recipe.optimizer.max_gradient_norm)
+            clip_grad_norm_((weight for _, weight in self._named), self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
         if self.recipe.optimizer.fixed_norm:
             self._restore_norm()
@@ -172,13 +171,11 @@ class Learner:
 
     def _computed_once(self, rows: Int[Tensor, " batch"] | None) -> DistinctInputs | Prefixes | None:
         """What items share, as long as no hook is there, which would see other shapes."""
+        if not isinstance(self.net, HookedSharedTransformer) or self.net.has_hooks:
+            return None
         if rows is None:
-            return None if self.inputs is None or self._is_hooked else self.inputs
-        return None if self.prefix_tree is None or self._is_hooked else self.prefix_tree.prefixes_of(rows)
-
-    @property
-    def _is_hooked(self) -> bool:
-        return any(map(is_hooked, self.net.modules()))
+            return self.inputs
+        return None if self.prefix_tree is None else self.prefix_tree.prefixes_of(rows)
 
     def _plain_loss(
         self,
