@@ -262,7 +262,7 @@ def boundary(rows: pd.DataFrame) -> go.Figure:
                 text=shown,
                 texttemplate="%{text}",
                 customdata=words,
-                hovertemplate="hop 1 %{x}, hop 2 %{y}: %{z}<br>%{customdata}<extra></extra>",
+                hovertemplate="hop 1 %{x}, hop 2 %{y}: %{text}<br>%{customdata}<extra></extra>",
                 row=row,
                 col=col,
             )

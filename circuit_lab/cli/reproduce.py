@@ -79,7 +79,7 @@ def reproduce_command(
         if svg:
             write_svgs(figures, found.folder)
         else:
-            write_figure_page(figures, found.folder / "figures.html")
+            write_figure_page(figures, found.folder / "figures.html", title=found.study.title)
     if json:
         typer.echo(_as_json(found))
     else:

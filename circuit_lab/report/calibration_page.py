@@ -26,7 +26,8 @@ def write_calibration(calibration: Calibration, folder: Path, *, svg: bool) -> t
     folder.mkdir(parents=True, exist_ok=True)
     figures = calibration_figures(calibration)
     images = write_svgs(figures, folder) if svg else {}
-    written = [*images.values()] if svg else [write_figure_page(figures, folder / FIGURES_FILE)]
+    title = "How far the verdicts can be trusted"
+    written = [*images.values()] if svg else [write_figure_page(figures, folder / FIGURES_FILE, title=title)]
     result, readme = folder / RESULT_FILE, folder / README_FILE
     result.write_text(calibration.to_json(), encoding="utf-8")
     readme.write_text(calibration_readme(calibration, images=tuple(images)), encoding="utf-8")

@@ -15,18 +15,19 @@ from circuit_lab.report.templating import template
 _SVG_ID = re.compile(rb"(defs-|clip|legend|cb|trace|\bg)([0-9a-f]{6})")
 
 
-def write_figure_page(figures: Mapping[str, go.Figure], path: Path) -> Path:
+def write_figure_page(figures: Mapping[str, go.Figure], path: Path, *, title: str) -> Path:
     """One page of interactive figures, with plotly's script inlined once.
 
     Args:
         figures: Name -> figure.
         path: The file.
+        title: What stands above them.
 
     Returns:
         The file.
     """
     drawn = [Markup(plotly.io.to_html(f, include_plotlyjs=False, full_html=False)) for f in figures.values()]
-    page = template("figures.html").render(figures=drawn, plotly_js=Markup(get_plotlyjs()))
+    page = template("figures.html").render(title=title, figures=drawn, plotly_js=Markup(get_plotlyjs()))
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -136,6 +136,7 @@ def test_a_page_without_svg(calibration, tmp_path):
     assert page.count("plotly-graph-div") == len(calibration_figures(calibration))
     assert "cdn." not in page.split("<body>")[1]
     assert "Figures: `figures.html`" in written[1].read_text()
+    assert "<h1>How far the verdicts can be trusted</h1>" in written[2].read_text(encoding="utf-8")
 
 
 def test_svg_without_its_library_is_one_clear_error(calibration, tmp_path, monkeypatch):

@@ -101,7 +101,8 @@ def test_the_command_prints_each_claim_and_writes_the_figures(home):
     shown = CliRunner().invoke(app, [*words, "--runs", str(home.parent / "runs"), "--out", str(out)])
     assert shown.exit_code == 0, shown.output
     assert "positive: held" in shown.output and "absent: untested" in shown.output
-    assert (out / "figures.html").stat().st_size > 10_000
+    page = (out / "figures.html").read_text(encoding="utf-8")
+    assert len(page) > 10_000 and "<h1>A toy</h1>" in page
     assert json.loads((out / "provenance.json").read_text())["seeds"] == [0]
 
 
