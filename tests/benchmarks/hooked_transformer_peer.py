@@ -13,11 +13,12 @@ import sys
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 
 def main() -> None:
     """Make steps as long as they are asked for."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig  # not there in our own environment
+
     torch.set_num_threads(1)
     with safe_open(sys.argv[1], "pt") as file:
         said = json.loads(file.metadata()["settings"])
