@@ -78,7 +78,7 @@ reproduce: .venv/installed
 	for recipe in models/*/recipe.toml; do OMP_NUM_THREADS=1 $(BIN)/circuit-lab train $$recipe || exit 1; done
 
 clean:
-	rm -rf .venv demo runs site
+	rm -rf .venv .venv-peers demo runs site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -134,12 +134,17 @@ def second_less_first(net: str) -> Callable[[pd.DataFrame], float]:
     return lambda rows: accuracy(rows, net, 0.0, 1.0) - accuracy(rows, net, 1.0, 0.0)
 
 
+def partly_shown(net: str) -> list[str]:
+    """The cells of an architecture of whose facts some are shown as hop 2 and some are not."""
+    return [name_of(*cell) for cell in CELLS if cell[0] == net and 0 < cell[2] < 1]
+
+
 def of_shown_facts(net: str) -> Callable[[pd.DataFrame], float]:
     """Reads the accuracy on queries whose hop-2 fact is shown less that on the others, in the nets that have both."""
 
     def read(rows: pd.DataFrame) -> float:
         differences = []
-        for name in (name_of(*cell) for cell in CELLS if cell[0] == net and 0 < cell[2] < 1):
+        for name in partly_shown(net):
             right, n = {True: 0.0, False: 0.0}, {True: 0, False: 0}
             for group, shown in enumerate(SHOWN):
                 for _, row in series(rows, name, f"{ACCURACY}, {shown}", TEST_OOD).iterrows():
@@ -280,8 +285,7 @@ def by_facts(rows: pd.DataFrame) -> go.Figure:
     """Accuracy on test_ood by which of a query's own facts are shown; every point is a net."""
     titles = list(ARCHITECTURES.values())
     figure = make_subplots(rows=1, cols=len(ARCHITECTURES), subplot_titles=titles, shared_yaxes=True)
-    partly = {net: [name_of(*cell) for cell in CELLS if cell[0] == net and 0 < cell[2] < 1] for net in ARCHITECTURES}
-    for col, names in enumerate(partly.values(), start=1):
+    for col, names in enumerate(map(partly_shown, ARCHITECTURES), start=1):
         for shown, colour in zip(SHOWN, LINE_COLOURS, strict=False):
             chosen = rows[rows["condition"].isin(names) & (rows["quantity"] == f"{ACCURACY}, {shown}")]
             points = {"boxpoints": "all", "jitter": 0.6, "pointpos": 0, "marker": {"size": 5, "color": colour}}

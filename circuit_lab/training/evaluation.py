@@ -105,7 +105,7 @@ def evaluated_queries(task: Task) -> EvaluatedQueries:
         task: The task; its queries are kept as long as it is.
 
     Returns:
-        The queries of "training", if any are known, and of every split that has some; at least one.
+        The queries of "training", if any are known, and of every split that has some.
     """
     if task not in _OF_TASK:
         _OF_TASK[task] = _gathered(task)
@@ -113,7 +113,7 @@ def evaluated_queries(task: Task) -> EvaluatedQueries:
 
 
 def _gathered(task: Task) -> EvaluatedQueries:
-    splits = {name: queries for name, queries in {"training": task.training, **task.splits}.items() if len(queries)}
+    splits = {"training": task.training, **task.splits}
     columns = [torch.column_stack([q.tokens, q.answer_position, q.answer]) for q in splits.values()]
     distinct, place = torch.unique(torch.cat(columns), dim=0, return_inverse=True)
     places = place.split([len(queries) for queries in splits.values()])
@@ -121,7 +121,7 @@ def _gathered(task: Task) -> EvaluatedQueries:
         tokens=distinct[:, :-2],
         answer_position=distinct[:, -2],
         answer=distinct[:, -1],
-        rows=MappingProxyType(dict(zip(splits, places, strict=True))),
+        rows=MappingProxyType({name: rows for name, rows in zip(splits, places, strict=True) if len(rows)}),
     )
 
 
@@ -160,7 +160,7 @@ def read_queries(
     Args:
         net: The net.
         asked: The queries.
-        rows: Which, at least one.
+        rows: Which.
         loss: As of `split_scores`, like the others.
         loss_dtype: Type in which the loss is computed.
         logit_scale: The loss is of the logits times this.

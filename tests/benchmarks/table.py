@@ -37,9 +37,9 @@ def machine() -> str:
 def main() -> None:
     """Measure every row, then write the page."""
     console, lines = Console(stderr=True), []
+    if missing := [name for name, row in ROWS.items() if not row.is_possible]:
+        raise SystemExit(f"peers are not installed, for the rows {', '.join(missing)}: run make bench-peers first")
     for name, row in ROWS.items():
-        if not row.is_possible:
-            raise SystemExit(f"the row '{name}' needs a peer that is not installed: run make bench-peers first")
         with console.status(f"{name} ({len(lines) + 1} of {len(ROWS)})"):
             ratio = row.measure()
         range_ = f"{ratio.low:.1f} to {ratio.high:.1f}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_nets import make_net, make_tokens
+from small_nets import gradients_through, make_net, make_tokens
 
 from circuit_lab.nets import distinct_inputs
 
@@ -45,15 +45,11 @@ def test_logits_equal_the_whole_forward_pass(layer, seed):
 
 def test_gradients_equal_those_of_the_whole_forward_pass(one_layer):
     tokens, positions = make_tokens(n=9, d_vocab=3), torch.tensor([3, 3, 3, 2, 3, 0, 1, 3, 2])
-    gradients = []
-    for logits_of in (
-        lambda: one_layer.logits_of_distinct(distinct_inputs(tokens, positions)),
-        lambda: one_layer(tokens)[torch.arange(9), positions],
-    ):
-        one_layer.zero_grad()
-        logits_of().log_softmax(-1)[:, 2].sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in one_layer.parameters()])
-    for lean, full in zip(*gradients, strict=True):
+    lean_gradients = gradients_through(
+        one_layer, lambda: one_layer.logits_of_distinct(distinct_inputs(tokens, positions))
+    )
+    full_gradients = gradients_through(one_layer, lambda: one_layer(tokens)[torch.arange(9), positions])
+    for lean, full in zip(lean_gradients, full_gradients, strict=True):
         torch.testing.assert_close(lean, full, rtol=0, atol=1e-11)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_nets import make_net, make_tokens
+from small_nets import gradients_through, make_net, make_tokens
 
 from circuit_lab.nets import PrefixTree
 from circuit_lab.nets.prefix_tree import MOST_SHARED_POSITIONS
@@ -49,15 +49,11 @@ def test_logits_equal_the_whole_forward_pass(net, seed):
 @pytest.mark.parametrize("net", NETS)
 def test_gradients_equal_those_of_the_whole_forward_pass(net):
     net, tokens = make_net(**NETS[net]), make_tokens(n=9, d_vocab=3)
-    gradients = []
-    for logits_of in (
-        lambda: net.logits_of_prefixes(PrefixTree(tokens, POSITIONS).prefixes_of(torch.arange(9))),
-        lambda: net(tokens)[torch.arange(9), POSITIONS],
-    ):
-        net.zero_grad()
-        logits_of().log_softmax(-1)[:, 2].sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
-    for lean, full in zip(*gradients, strict=True):
+    lean_gradients = gradients_through(
+        net, lambda: net.logits_of_prefixes(PrefixTree(tokens, POSITIONS).prefixes_of(torch.arange(9)))
+    )
+    full_gradients = gradients_through(net, lambda: net(tokens)[torch.arange(9), POSITIONS])
+    for lean, full in zip(lean_gradients, full_gradients, strict=True):
         torch.testing.assert_close(lean, full, rtol=0, atol=1e-11)
 
 

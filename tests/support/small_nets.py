@@ -1,5 +1,7 @@
 """Small nets whose sizes all differ and whose every parameter is random and non-zero."""
 
+from collections.abc import Callable
+
 import torch
 
 from circuit_lab.nets import HookedSharedTransformer, SharedTransformerConfig, build_net
@@ -34,6 +36,13 @@ def make_net(*, seed: int = 0, dtype: torch.dtype = torch.float64, **changes) ->
 
 def make_tokens(n: int = 6, *, seed: int = 1, n_ctx: int = 4, d_vocab: int = 17) -> torch.Tensor:
     return torch.randint(d_vocab, (n, n_ctx), generator=torch.Generator().manual_seed(seed))
+
+
+def gradients_through(net: HookedSharedTransformer, logits_of: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    """The gradient of every parameter when the log-probability of output 2, summed over the logits' rows, is wanted."""
+    net.zero_grad()
+    logits_of().log_softmax(-1)[:, 2].sum().backward()
+    return [parameter.grad.clone() for parameter in net.parameters()]
 
 
 VARIANTS = {

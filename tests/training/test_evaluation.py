@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,3 +72,8 @@ def test_a_hook_sees_whole_queries_and_changes_nothing(subject):
     assert {tuple(shape) for shape in shapes} == {(task.n_ctx, net.cfg.d_model)}
     for name, score in scores.items():
         assert watched[name].loss == pytest.approx(score.loss, abs=1e-6)
+
+
+def test_a_task_without_queries_has_no_scores(subject):
+    net, task = subject
+    assert split_scores(net, replace(task, training=task.training[:0], splits={"none": task.training[:0]})) == {}
