@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from circuit_lab.errors import quoted
 from circuit_lab.tasks.settings import Number, Settings
 
 MAX_TWO_HOP_QUERIES = 20_000_000
@@ -121,12 +122,12 @@ class TwoHopConfig(AugmentedSettings):
             )
         if (self.regime is None) == (self.augmentation is None):
             raise ValueError(
-                f"give exactly one of regime and augmentation, got regime = {self.regime!r} and "
+                f"give exactly one of regime and augmentation, got regime = {quoted(self.regime)} and "
                 f"augmentation = {self.augmentation!r}; leave one of them out"
             )
         if self.regime is not None and self.regime not in AUGMENTATION_REGIMES:
             raise ValueError(
-                f"unknown regime {self.regime!r}; the regimes are: {', '.join(AUGMENTATION_REGIMES)}, "
+                f"unknown regime {quoted(self.regime)}; the regimes are: {', '.join(AUGMENTATION_REGIMES)}, "
                 "or leave regime out and give an augmentation"
             )
         return self

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from circuit_lab.errors import InputError, short
+from circuit_lab.errors import InputError, quoted, short
 from circuit_lab.nets import NET_CONFIGS, NetConfig
 from circuit_lab.tasks import TASKS, ModularConfig, TaskConfig
 from circuit_lab.tasks.safe_files import file_kind, open_regular
@@ -16,7 +16,7 @@ from circuit_lab.training.losses import LossName
 
 _FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
 _MAX_BYTES = 2**20
-_MAX_PROBLEMS, _MAX_SHOWN = 10, 200
+_MAX_PROBLEMS, _MAX_SHOWN, _MAX_MESSAGE = 10, 200, 500
 """How many mistakes one message lists, and how much of a wrong value it shows."""
 _MAX_SCHEDULED = 1_000_000
 _MAX_SEED = 2**63 - 1
@@ -331,13 +331,14 @@ def _problem(detail: Any, tables: dict[str, Any]) -> str:
     place = [part for part in parts if not part.startswith(("constrained-", "literal["))]
     key, message = ".".join(place), detail["msg"].removeprefix("Value error, ").replace("\n", " ")
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; valid keys are: {', '.join(_valid_keys(place, tables))}"
+        return f"unknown key {quoted(key)}; valid keys are: {', '.join(_valid_keys(place, tables))}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     if detail["type"] == "union_tag_invalid":
-        return f"{key}.kind: unknown kind {detail['ctx']['tag']!r}; the kinds are: {detail['ctx']['expected_tags']}"
+        tag, kinds = detail["ctx"]["tag"], detail["ctx"]["expected_tags"]
+        return f"{key}.kind: unknown kind {quoted(tag)}; the kinds are: {kinds}"
     if detail["type"] == "value_error":
-        return message
+        return short(message, _MAX_MESSAGE)
     return f"{key}: {message} (got {short(repr(detail['input']), _MAX_SHOWN)})"
 
 
@@ -357,12 +358,12 @@ def _apply(tables: dict[str, Any], override: str) -> None:
     """Set one `key=value` in the tables; a value that is no TOML is taken as a string."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"--set {override!r} is not key=value; write for example --set training.n_steps=100")
+        raise InputError(f"--set {quoted(override)} is not key=value; write for example --set training.n_steps=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text
-    set_key(tables, key, value, source=f"--set {override!r}")
+    set_key(tables, key, value, source=f"--set {quoted(override)}")
 
 
 def dotted_keys(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
@@ -394,5 +395,5 @@ def set_key(tables: dict[str, Any], key: str, value: Any, *, source: str) -> Non
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise InputError(f"{source}: {parent!r} is a value, not a table, so it has no key {last!r}")
+            raise InputError(f"{source}: {quoted(parent)} is a value, not a table, so it has no key {quoted(last)}")
     table[last] = value

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 import tomli_w
 
+from circuit_lab.errors import InputError
 from circuit_lab.training import Recipe, load_recipe, parse_recipe
 from circuit_lab.training.recipe import Schedule
 
@@ -65,6 +66,29 @@ def test_overrides_are_toml_values_at_dotted_keys(file):
 def test_mistakes_are_named(file, override, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(file, [override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "task.kind='{long}'",
+        "task.operation='{long}'",
+        "task.regime='{long}'",
+        "task={{kind={{a='{long}'}}}}",
+        "net.kind='{long}'",
+        "net.act_fn='{long}'",
+        "training.batch_size='{long}'",
+        "training.{long}=1",
+        "{long}=1",
+        "{long}",
+        "training.n_steps.{long}=1",
+        "{long}.{long}.{long}=1",
+    ],
+)
+def test_long_values_and_keys_are_cut_in_messages(file, override):
+    with pytest.raises(InputError) as refused:
+        load_recipe(file, [override.format(long="x" * 3000)])
+    assert len(str(refused.value)) < 1500
 
 
 def test_missing_tables_and_files_are_named(file, tables, tmp_path):
