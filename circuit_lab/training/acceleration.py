@@ -91,8 +91,12 @@ def matmul_precision(recipe: TrainingRecipe) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def compiled(function: Callable[..., _Result], recipe: TrainingRecipe) -> Callable[..., _Result]:
+def compiled(
+    function: Callable[..., _Result], recipe: TrainingRecipe, *, dynamic: bool = False
+) -> Callable[..., _Result]:
     """The function as torch.compile makes it, with CUDA graphs if asked for; the function itself without `compile`.
+
+    `dynamic` where the shapes of its arguments change from step to step.
 
     What was compiled before in this process is forgotten, for torch counts the nets of one run after the other as
     variants of one function, and gives up after eight of them.
@@ -101,4 +105,4 @@ def compiled(function: Callable[..., _Result], recipe: TrainingRecipe) -> Callab
         return function
     torch.compiler.reset()
     mode = "reduce-overhead" if recipe.cuda_graphs else None
-    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    return torch.compile(function, fullgraph=True, dynamic=dynamic, mode=mode)

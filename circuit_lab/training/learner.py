@@ -67,7 +67,8 @@ class Learner:
         self.average = WeightAverage(self.net, decay=decay) if decay > 0 else None
         self._put_items_on_the_device(task)
         self._loss_dtype = getattr(torch, recipe.training.loss_dtype)
-        self._loss = compiled(self._plain_loss, recipe.training)
+        # The number of distinct prefixes changes from step to step.
+        self._loss = compiled(self._plain_loss, recipe.training, dynamic=self.prefix_tree is not None)
 
     def _put_items_on_the_device(self, task: Task) -> None:
         items, size = task.training, self.recipe.training.batch_size
@@ -95,11 +96,9 @@ class Learner:
     def prefix_tree(self) -> PrefixTree | None:
         """The prefixes of all training items, where steps take some of them and sharing their beginnings saves work.
 
-        Not in compiled steps, as the number of distinct prefixes changes from step to step; not in bfloat16, as for
-        `inputs`.
+        Not in bfloat16, as for `inputs`.
         """
-        net, training = self.net, self.recipe.training
-        plain = not training.compile and training.precision != "bf16"
+        net, plain = self.net, self.recipe.training.precision != "bf16"
         tokens, _, answer_position = self.items
         if self.batches is not None and plain and isinstance(net, HookedSharedTransformer):
             return PrefixTree(tokens, answer_position) if net.gains_by_prefixes(tokens.shape[1]) else None

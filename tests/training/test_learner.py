@@ -76,7 +76,7 @@ def test_a_hook_sees_whole_batches_and_changes_nothing(tables):
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
-@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"compile": True}, {"batch_size": "full"}])
+@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"batch_size": "full"}])
 def test_prefixes_are_shared_where_that_is_precise_and_faster(tables, recipe, setting):
     assert learner_of(recipe).prefix_tree is not None
     tables["training"] |= setting
