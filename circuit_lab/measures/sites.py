@@ -21,7 +21,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from circuit_lab.measures.hooked_model import hooks_to_resume, mixer_of, n_prefix, rows_of, states_at
-from circuit_lab.nets import HookedNet, LensSite, find_lens_site
+from circuit_lab.nets import HookedNet, LensSite, find_lens_site, queries_at_once
 from circuit_lab.tasks import Queries
 
 
@@ -193,14 +193,14 @@ def residual_states(
         net: A hooked net.
         tokens: Token ids.
         stage: Label of a lens site.
-        batch_size: Queries per forward pass; bounds memory.
+        batch_size: Queries per forward pass at most; wide nets take fewer.
 
     Returns:
         States on the net's device.
     """
     if len(tokens) == 0:
         return torch.zeros(0, tokens.shape[1], net.cfg.d_model, dtype=net.dtype, device=net.device)
-    return states_at(net, tokens, stage=stage, batch_size=batch_size)
+    return states_at(net, tokens, stage=stage, batch_size=queries_at_once(net, at_most=batch_size))
 
 
 @torch.no_grad()
@@ -213,7 +213,7 @@ def site_states(
         net: A hooked net.
         tokens: Token ids.
         site: The site.
-        batch_size: Queries per forward pass; bounds memory.
+        batch_size: Queries per forward pass at most; wide nets take fewer.
 
     Returns:
         What the net runs on from: the state at the site's stage, or before the first of an `OutputSite`'s places, one
@@ -223,13 +223,29 @@ def site_states(
     """
     writes, before = _writes(net, site), hooks_to_resume(net, _resume_stage(net, site))
     names = {*before, *(write.hook_name for write in writes)}
-    n_rows = len(before) * (n_prefix(net) + tokens.shape[1]) + len(writes)
-    states = [torch.zeros(0, n_rows, net.cfg.d_model, dtype=net.dtype, device=net.device)]
-    for batch in tokens.split(batch_size):
-        _, cache = net.run_with_cache(batch, names_filter=lambda name: name in names)
+    n_rows = n_state_rows(net, site, tokens.shape[1])
+    states = torch.empty(len(tokens), n_rows, net.cfg.d_model, dtype=net.dtype, device=net.device)
+    cached = len(names) * (n_prefix(net) + tokens.shape[1]) * net.cfg.d_model
+    for rows in torch.arange(len(tokens)).split(queries_at_once(net, at_most=batch_size, cached=cached)):
+        _, cache = net.run_with_cache(tokens[rows], names_filter=lambda name: name in names)
         written = [cache[write.hook_name][:, rows_of(net, [write.position])] for write in writes]
-        states.append(torch.cat([*(cache[name] for name in before), *written], dim=1))
-    return torch.cat(states)
+        states[rows] = torch.cat([*(cache[name] for name in before), *written], dim=1)
+    return states
+
+
+def n_state_rows(net: HookedNet, site: AnySite, n_pos: int) -> int:
+    """Rows of each query in what `site_states` gives.
+
+    Args:
+        net: A hooked net.
+        site: The site.
+        n_pos: Token positions.
+
+    Returns:
+        Their number.
+    """
+    n_before = len(hooks_to_resume(net, _resume_stage(net, site)))
+    return n_before * (n_prefix(net) + n_pos) + len(_writes(net, site))
 
 
 @torch.no_grad()
@@ -289,11 +305,10 @@ def _writer(rows: list[int], given: Float[Tensor, "m rows d_model"]) -> Callable
 @torch.no_grad()
 def predicted_answers(net: HookedNet, queries: Queries, *, batch_size: int = 4096) -> Int[Tensor, " n"]:
     """The net's top token at each query's answer position, on the CPU."""
+    size = queries_at_once(net, at_most=batch_size)
     top = [
         net(tokens, answer_only=True, answer_position=position).argmax(-1).cpu()
-        for tokens, position in zip(
-            queries.tokens.split(batch_size), queries.answer_position.split(batch_size), strict=True
-        )
+        for tokens, position in zip(queries.tokens.split(size), queries.answer_position.split(size), strict=True)
     ]
     return torch.cat(top) if top else torch.zeros(0, dtype=torch.long)
 

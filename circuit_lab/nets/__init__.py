@@ -2,6 +2,7 @@
 
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs, distinct_inputs
+from circuit_lab.nets.memory import queries_at_once, queries_kept
 from circuit_lab.nets.prefix_tree import Prefixes, PrefixTree
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
 from circuit_lab.nets.recursive_transformer import HookedRecursiveTransformer
@@ -26,5 +27,7 @@ __all__ = [
     "distinct_inputs",
     "find_lens_site",
     "net_config",
+    "queries_at_once",
+    "queries_kept",
     "shared_transformer",
 ]

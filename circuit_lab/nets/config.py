@@ -162,6 +162,11 @@ class SharedTransformerConfig(HookedConfig):
         return max(self.layer_map) + 1
 
     @property
+    def widest_activation(self) -> int:
+        """Numbers per query of the largest activation of a forward pass."""
+        return self.n_ctx * max(self.d_mlp, 3 * self.n_heads * self.d_head, self.n_heads * self.n_ctx)
+
+    @property
     def weight_std(self) -> float:
         """Standard deviation of the initial weights, `init_std` or its default."""
         return 1 / math.sqrt(self.d_model) if self.init_std is None else self.init_std

@@ -141,6 +141,14 @@ class RecursiveTransformerConfig(HookedConfig):
         return self.n_prefix + self.n_ctx
 
     @property
+    def widest_activation(self) -> int:
+        """Numbers per query of the largest activation of a forward pass."""
+        neurons = 2 * self.n_positions * self.d_mlp
+        if self.token_mixing == "position_mlp":
+            return max(neurons, 2 * self.d_model * self.d_position_mlp)
+        return max(neurons, self.n_heads * self.n_positions**2)
+
+    @property
     def n_stages(self) -> int:
         """Applications of the whole stack."""
         return self.h_cycles * (self.l_cycles + 1)

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree
+from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree, queries_at_once
 from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
 LARGEST_EVALUATED = 4096
-"""Queries of one forward pass; bounds memory."""
+"""Queries of one forward pass at most; wide nets take fewer."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def split_scores(
         loss: How logits become probabilities.
         loss_dtype: Type in which the loss is computed.
         logit_scale: The loss is of the logits times this.
-        batch_size: Queries per forward pass; bounds memory.
+        batch_size: Queries per forward pass at most; wide nets take fewer.
 
     Returns:
         Split name -> score, and "training" for all training items together, if any are known.
@@ -164,13 +164,13 @@ def read_queries(
         loss: As of `split_scores`, like the others.
         loss_dtype: Type in which the loss is computed.
         logit_scale: The loss is of the logits times this.
-        batch_size: Queries per forward pass; bounds memory.
+        batch_size: Queries per forward pass at most; wide nets take fewer.
 
     Returns:
         A reading per query.
     """
     is_right, losses = [], []
-    for batch in rows.split(batch_size):
+    for batch in rows.split(queries_at_once(net, at_most=batch_size)):
         logits = _logits(net, asked, batch)
         answer = asked.answer[batch].to(logits.device)
         is_right.append((logits.argmax(-1) == answer).cpu())

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
+
 from circuit_lab.measures import Interval, predicted_answers, proportion_interval
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
+from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.verdicts import Verdict
 
 ReadingsT = TypeVar("ReadingsT")
@@ -28,6 +31,12 @@ class Share:
     def interval(self) -> Interval:
         """Its 95 % Wilson interval."""
         return proportion_interval(self.n_true, self.n)
+
+
+def share_right_of_sample(net: HookedNet, queries: Queries, settings: Settings) -> Share:
+    """How many a net answers right of so many of the queries as are read of a split."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    return share_right(net, queries.sample(settings.max_queries_per_split, generator=generator))
 
 
 def share_right(net: HookedNet, queries: Queries) -> Share:

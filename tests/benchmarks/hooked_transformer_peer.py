@@ -23,9 +23,9 @@ def main() -> None:
     with safe_open(sys.argv[1], "pt") as file:
         said = json.loads(file.metadata()["settings"])
     tensors = load_file(sys.argv[1])
-    tokens, answer = tensors.pop("tokens"), tensors.pop("answer")
+    tokens, answer = (tensors.pop(name).to(said["device"]) for name in ("tokens", "answer"))
     dtype = getattr(torch, said["dtype"])
-    net = HookedTransformer(HookedTransformerConfig(**said["net"], dtype=dtype, device="cpu"))
+    net = HookedTransformer(HookedTransformerConfig(**said["net"], dtype=dtype, device=said["device"]))
     net.load_state_dict(
         {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     )

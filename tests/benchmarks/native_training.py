@@ -21,7 +21,7 @@ class NativeTraining:
     def __init__(self, learner: Learner) -> None:
         net, recipe = learner.net, learner.recipe.optimizer
         config = TransformerBridgeConfig(**legacy_settings(net.cfg))
-        self.bridge = TransformerBridge.boot_native(config, device="cpu").to(net.dtype).train()
+        self.bridge = TransformerBridge.boot_native(config, device=str(net.device)).to(net.dtype).train()
         self.bridge.load_state_dict(convert_tl_checkpoint(legacy_state_dict(net), config))
         self.optimizer = torch.optim.AdamW(
             self.bridge.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0, fused=True

@@ -27,13 +27,14 @@ class PeerProcess(AbstractContextManager):
             "net": legacy_settings(net.cfg),
             "trained": list(dict(net.named_parameters())),
             "dtype": recipe.training.dtype,
+            "device": str(learner.device),
             "learning_rate": recipe.optimizer.learning_rate,
             "betas": recipe.optimizer.betas,
         }
         tensors = legacy_state_dict(net) | {"tokens": tokens, "answer": answer}
         with tempfile.NamedTemporaryFile(suffix=".safetensors", delete=False) as file:
             self._file = Path(file.name)
-        tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(tensors, self._file, {"settings": json.dumps(settings)})
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([PYTHON, SCRIPT, self._file], **pipes)

@@ -20,7 +20,7 @@ result = dataclasses.asdict(ROWS[sys.argv[1]].measure())
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", ROWS)
 def test_ratio(name):
-    if not ROWS[name].is_possible:
-        pytest.skip("the peer is not installed: make bench-peers")
+    if missing := ROWS[name].missing:
+        pytest.skip(f"needs {' and '.join(missing)}")
     _, ratio = run_alone(MEASURE, name, *sys.path)
     assert ratio["median"] >= ROWS[name].target, ratio

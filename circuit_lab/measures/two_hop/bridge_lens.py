@@ -22,7 +22,7 @@ from torch import Tensor
 from circuit_lab.measures.hooked_model import n_prefix
 from circuit_lab.measures.metrics import ranks_of
 from circuit_lab.measures.result import Result
-from circuit_lab.nets import HookedNet
+from circuit_lab.nets import HookedNet, queries_at_once
 from circuit_lab.tasks import Queries
 
 BRIDGE_FOUND_CAVEAT = (
@@ -92,7 +92,7 @@ def bridge_recovery(net: HookedNet, queries: Queries, *, batch_size: int = 2048)
     Args:
         net: A hooked net that declares lens sites.
         queries: Two-hop queries, at least one.
-        batch_size: Queries per forward pass; bounds memory.
+        batch_size: Queries per forward pass at most; wide nets take fewer.
 
     Returns:
         Averages over the queries.
@@ -105,8 +105,9 @@ def bridge_recovery(net: HookedNet, queries: Queries, *, batch_size: int = 2048)
             f"bridge recovery needs two-hop queries; got {len(queries)} with "
             f"intermediates {sorted(queries.intermediates)}"
         )
-    batches = range(0, len(queries), batch_size)
-    readings = [_read(net, queries[start : start + batch_size]) for start in batches]
+    cached = len(net.lens_sites) * (n_prefix(net) + queries.tokens.shape[1]) * net.cfg.d_model
+    size = queries_at_once(net, at_most=batch_size, cached=cached)
+    readings = [_read(net, queries[start : start + size]) for start in range(0, len(queries), size)]
     rank = torch.cat([rank for rank, _ in readings])
     probability = torch.cat([probability for _, probability in readings])
     top1, reciprocal = (rank == 1).float(), 1.0 / rank

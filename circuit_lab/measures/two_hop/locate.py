@@ -47,6 +47,7 @@ from circuit_lab.measures.sites import (
     Place,
     Site,
     inner_stages,
+    n_state_rows,
     output_places,
     patched_logits,
     patched_parts,
@@ -56,7 +57,7 @@ from circuit_lab.measures.sites import (
 )
 from circuit_lab.measures.two_hop.partners import PartnerPool
 from circuit_lab.measures.two_hop.transplants import MIN_PARTNERS
-from circuit_lab.nets import HookedNet
+from circuit_lab.nets import HookedNet, queries_at_once, queries_kept
 from circuit_lab.tasks import Queries
 
 MIN_RATE = 0.25
@@ -163,7 +164,7 @@ def locate_sites(
         pool: Known-good training queries that receive the states.
         generator: Draws the partners.
         n_partners: Receivers per query.
-        batch_size: Transplants per forward pass; bounds memory.
+        batch_size: Transplants per forward pass at most; wide nets take fewer.
 
     Returns:
         The located sites with the rates of every candidate.
@@ -252,12 +253,16 @@ class _Hop1Trial:
         partner_pool = PartnerPool(pool, generator=generator)
         receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
         mates = partner_pool.same_bridge_other_tokens(queries, n_partners=n_partners)
-        self.net, self.queries, self.batch_size = net, queries, batch_size
+        self.net, self.queries, self.batch_size = net, queries, queries_at_once(net, at_most=batch_size)
         self.exists, self.wanted = receivers.exists, receivers.wanted
         self.mate_exists = mates.exists
         self.receivers, self.mates = pool[receivers.rows[self.exists]], pool[mates.rows[mates.exists]]
         self.places = output_places(net, queries.tokens.shape[1])
         self._streams: dict[Site, _States] = {}
+        n_asked = len(queries) + len(self.receivers) + len(self.mates)
+        n_rows = n_state_rows(net, Site(net.lens_sites[0].label, ()), queries.tokens.shape[1])
+        n_kept = queries_kept(net, at_most=n_asked * len(net.lens_sites), numbers=n_rows * net.cfg.d_model)
+        self._n_stages_kept = max(1, n_kept // max(1, n_asked))
 
     def rate(self, site: AnySite) -> SiteRate:
         """Rates of one site."""
@@ -325,11 +330,13 @@ class _Hop1Trial:
         return own, receiver, mate
 
     def _of_stage(self, site: Site) -> "_States":
-        """The states at a stage, kept; those of held sites are not, for they are many and differ by position."""
+        """The states at a stage, those of the last stages kept; not of held sites, which differ by position."""
         if site.held:
             return self._of_each(site)
         whole = replace(site, positions=())
         if whole not in self._streams:
+            while len(self._streams) >= self._n_stages_kept:
+                del self._streams[next(iter(self._streams))]
             self._streams[whole] = self._of_each(whole)
         return self._streams[whole]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from circuit_lab.measures.sites import AnySite
 from circuit_lab.measures.two_hop.partners import Fitness, PartnerPool, Partners
-from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
+from circuit_lab.measures.two_hop.transplant_lab import labs
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
@@ -36,7 +36,7 @@ def partner_fitness(
         pool: Known-good training queries; they are each other's partners here.
         sites: Where to patch.
         generator: Draws the partners.
-        batch_size: Transplants per forward pass; bounds memory.
+        batch_size: Transplants per forward pass at most; wide nets take fewer.
 
     Returns:
         Those that at one site pass the hop-1 test (`lends`), and those that pass the interchange (`receives`), with at
@@ -45,14 +45,17 @@ def partner_fitness(
     partner_pool = PartnerPool(pool, generator=generator)
     receivers = partner_pool.hop1_receivers(pool, n_partners=N_VETTING_PARTNERS)
     other_bridge = partner_pool.interchange_sources(pool, n_partners=N_VETTING_PARTNERS)
-    lab = TransplantLab(net, pool, pool, batch_size=batch_size)
-    handed_on = [lab.answers_when_lending(site, receivers) for site in sites]
-    read = [lab.answers_when_receiving(site, other_bridge) for site in sites]
-    return Fitness(lends=_fit(handed_on, receivers), receives=_fit(read, other_bridge))
+    handed_on, read = [], []
+    for lab, (own_receivers, sources) in labs(
+        net, pool, pool, [receivers, other_bridge], sites=sites, batch_size=batch_size
+    ):
+        handed_on.append(torch.stack([lab.answers_when_lending(site, own_receivers) for site in sites]))
+        read.append(torch.stack([lab.answers_when_receiving(site, sources) for site in sites]))
+    return Fitness(lends=_fit(torch.cat(handed_on, dim=1), receivers), receives=_fit(torch.cat(read, 1), other_bridge))
 
 
-def _fit(answers: Sequence[Int[Tensor, "n n_partners"]], partners: Partners) -> Bool[Tensor, " n"]:
+def _fit(answers: Int[Tensor, "n_sites n n_partners"], partners: Partners) -> Bool[Tensor, " n"]:
     """Queries that pass with enough partners at one of the sites; all, where next to none do."""
-    passes = torch.stack([((given == partners.wanted) & partners.exists).sum(-1) for given in answers])
+    passes = ((answers == partners.wanted) & partners.exists).sum(-1)
     fit = (passes >= MIN_VETTING_PASSES).any(0)
     return fit if fit.double().mean() >= MIN_FIT_SHARE else torch.ones_like(fit)

@@ -44,6 +44,10 @@ class Partners:
         """Where there is a partner."""
         return self.rows != NONE
 
+    def __getitem__(self, queries: Int[Tensor, " some"]) -> "Partners":
+        """The partners of some of the queries."""
+        return Partners(rows=self.rows[queries], wanted=self.wanted[queries])
+
 
 @dataclass(frozen=True, eq=False)
 class Fitness:

@@ -1,12 +1,14 @@
 """Transplants between queries and a pool: states at a site, kept while the site stays, and the patched answers."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuit_lab.measures.sites import AnySite, patched_logits, shares_states, site_states
+from circuit_lab.measures.sites import AnySite, n_state_rows, patched_logits, shares_states, site_states
 from circuit_lab.measures.two_hop.partners import NONE, Partners
-from circuit_lab.nets import HookedNet
+from circuit_lab.nets import HookedNet, queries_at_once, queries_kept
 from circuit_lab.tasks import Queries
 
 
@@ -135,8 +137,9 @@ class TransplantLab:
     ) -> Int[Tensor, " m"]:
         """Patched answers of (states, rows) pairs, in batches."""
         answers = [torch.zeros(0, dtype=torch.long)]
-        for start in range(0, len(answer_position), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        size = queries_at_once(self.net, at_most=self.batch_size)
+        for start in range(0, len(answer_position), size):
+            part = slice(start, start + size)
             receiver_states, source_states = (states[rows[part]] for states, rows in (receivers, sources))
             if displace is not None:
                 source_states = displaced_states(receiver_states, source_states, generator=displace)
@@ -150,6 +153,51 @@ class TransplantLab:
                 )
             )
         return torch.cat(answers)
+
+
+def labs(
+    net: HookedNet,
+    queries: Queries,
+    pool: Queries,
+    drawn: Sequence[Partners],
+    *,
+    sites: Sequence[AnySite],
+    batch_size: int,
+) -> Iterator[tuple[TransplantLab, list[Partners]]]:
+    """Laboratories for as many of the queries at a time as memory holds the states of.
+
+    Args:
+        net: A hooked net.
+        queries: The queries; those of the laboratories follow in the same order.
+        pool: Who they are paired with.
+        drawn: Their partners in the pool, of each test.
+        sites: The sites that will be entered.
+        batch_size: Transplants per forward pass at most.
+
+    Yields:
+        A laboratory with its queries and their partners; the partners' rows are those of its own pool.
+    """
+    most = 1 + sum(partners.rows.shape[1] for partners in drawn)
+    n_rows = max((n_state_rows(net, site, queries.tokens.shape[1]) for site in sites), default=1)
+    size = queries_kept(net, at_most=max(1, len(queries)), numbers=most * n_rows * net.cfg.d_model)
+    for rows in torch.arange(len(queries)).split(size):
+        small_pool, renumbered = _pool_in_use(pool, [partners[rows] for partners in drawn])
+        yield TransplantLab(net, queries[rows], small_pool, batch_size=batch_size), renumbered
+
+
+def _pool_in_use(pool: Queries, drawn: Sequence[Partners]) -> tuple[Queries, list[Partners]]:
+    """The part of the pool that was drawn, and the partners with their rows renumbered to it.
+
+    The pool may be a hundred times larger than what is drawn from it, and every row costs a forward pass.
+    """
+    used = torch.cat([partners.rows[partners.exists] for partners in drawn]).unique()
+    new_row = torch.full((len(pool),), NONE)
+    new_row[used] = torch.arange(len(used))
+    renumbered = [
+        Partners(rows=torch.where(partners.exists, new_row[partners.rows], NONE), wanted=partners.wanted)
+        for partners in drawn
+    ]
+    return pool[used], renumbered
 
 
 def _query_rows(cell: Bool[Tensor, "n n_partners"]) -> Int[Tensor, " m"]:

@@ -33,7 +33,7 @@ from torch import Tensor
 from circuit_lab.measures.result import Result
 from circuit_lab.measures.sites import AnySite
 from circuit_lab.measures.two_hop.partners import NONE, Fitness, PartnerPool, Partners
-from circuit_lab.measures.two_hop.transplant_lab import TransplantLab
+from circuit_lab.measures.two_hop.transplant_lab import labs
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
 
@@ -145,7 +145,7 @@ def causal_tests(
         generator: Draws the partners; the global random state is not used.
         n_partners: Partners per query and test.
         fitness: Which queries of the pool may lend and receive states (see `partner_fitness`); all by default.
-        batch_size: Transplants per forward pass; bounds memory.
+        batch_size: Transplants per forward pass at most; wide nets take fewer.
 
     Returns:
         The results, per site, query and partner.
@@ -163,9 +163,11 @@ def causal_tests(
         rows=torch.where(receivers.exists, torch.randint(len(pool), receivers.rows.shape, generator=generator), NONE),
         wanted=receivers.wanted,
     )
-    small_pool, drawn = _pool_in_use(pool, [receivers, strangers, same_bridge, other_bridge])
-    lab = TransplantLab(net, queries, small_pool, batch_size=batch_size)
-    outcomes = [lab.run(site, *drawn, generator=generator) for site in sites]
+    drawn = [receivers, strangers, same_bridge, other_bridge]
+    outcomes = [
+        [lab.run(site, *of_lab, generator=generator) for site in sites]
+        for lab, of_lab in labs(net, queries, pool, drawn, sites=sites, batch_size=batch_size)
+    ]
     existing = {
         "hop1": (receivers.exists, receivers.exists),
         "hop2": (same_bridge.exists, other_bridge.exists),
@@ -173,9 +175,9 @@ def causal_tests(
     }
     tests = {
         name: CausalTest(
-            passed=_stack([outcome[name][0] for outcome in outcomes], like=exists),
+            passed=_passed([[of_site[name][0] for of_site in of_lab] for of_lab in outcomes], like=exists),
             exists=exists,
-            control=_stack([outcome[name][1] for outcome in outcomes], like=control_exists),
+            control=_passed([[of_site[name][1] for of_site in of_lab] for of_lab in outcomes], like=control_exists),
             control_exists=control_exists,
         )
         for name, (exists, control_exists) in existing.items()
@@ -183,23 +185,9 @@ def causal_tests(
     return CausalTests(sites=tuple(sites), position_names=queries.position_names, **tests)
 
 
-def _stack(
-    per_site: Sequence[Bool[Tensor, "n n_partners"]], *, like: Bool[Tensor, "n n_partners"]
+def _passed(
+    by_lab_and_site: Sequence[Sequence[Bool[Tensor, "_ n_partners"]]], *, like: Bool[Tensor, "n n_partners"]
 ) -> Bool[Tensor, "n_sites n n_partners"]:
-    """One row per site; no rows for a net of one layer, which has no site to patch."""
-    return torch.stack(list(per_site)) if per_site else like.new_zeros((0, *like.shape))
-
-
-def _pool_in_use(pool: Queries, drawn: list[Partners]) -> tuple[Queries, list[Partners]]:
-    """The part of the pool that was drawn, and the partners with their rows renumbered to it.
-
-    The pool may be a hundred times larger than what is drawn from it, and every row costs a forward pass.
-    """
-    used = torch.cat([partners.rows[partners.exists] for partners in drawn]).unique()
-    new_row = torch.full((len(pool),), NONE)
-    new_row[used] = torch.arange(len(used))
-    renumbered = [
-        Partners(rows=torch.where(partners.exists, new_row[partners.rows], NONE), wanted=partners.wanted)
-        for partners in drawn
-    ]
-    return pool[used], renumbered
+    """One row per site, with the queries of all laboratories; no rows for a net of one layer, which has no site."""
+    per_site = [torch.cat(of_site) for of_site in zip(*by_lab_and_site, strict=True)]
+    return torch.stack(per_site) if per_site else like.new_zeros((0, *like.shape))

@@ -24,7 +24,7 @@ from circuit_lab.measures import (
 )
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries, TwoHopTask
-from circuit_lab.verdict.checks import Decision, Share, share_right
+from circuit_lab.verdict.checks import Decision, Share, share_right_of_sample
 from circuit_lab.verdict.diagnosis import Certificate, Diagnosis, SplitOutcomes, rests_on
 from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.subject import Subject
@@ -81,7 +81,7 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], settings: Settings) -> Diagno
         if len(queries)
     }
     rule_readings = Readings(
-        training=share_right(net, task.training),
+        training=share_right_of_sample(net, task.training, settings),
         test_id=readings["test_id"].counts,
         test_ood=readings["test_ood"].counts,
     )
@@ -119,7 +119,8 @@ def divide_training(training: Queries, generator: torch.Generator, *, max_querie
         The parts.
     """
     n = len(training)
-    sizes = [min(MAX_LOCATING_QUERIES, n // 6), min(4 * MAX_LOCATING_QUERIES, n // 6), min(4 * max_queries, n // 2)]
+    n_locating = min(MAX_LOCATING_QUERIES, max_queries)
+    sizes = [min(n_locating, n // 6), min(4 * n_locating, n // 6), min(4 * max_queries, n // 2)]
     drawn = torch.randperm(n, generator=generator).split([*sizes, n - sum(sizes)])
     return TrainingParts(*(training[rows.sort().values] for rows in drawn))
 
@@ -141,7 +142,7 @@ def _assemble(
 ) -> Diagnosis:
     task = subject.task
     reasons = plain_reasons(decision, located)
-    evidence = gather_evidence(subject.net, task, training, readings, located)
+    evidence = gather_evidence(subject.net, task, training, readings, located, settings)
     outcomes = tuple(_split_outcomes(name, reading) for name, reading in readings.items())
     certificate = task.certificate
     return Diagnosis(
@@ -155,7 +156,8 @@ def _assemble(
         rests_on=rests_on(reasons, evidence, ROW_OF),
         warnings=plain_warnings(
             certificate, outcomes, located, readings["test_ood"].lens, decision.verdict, subject.net.lens_sites
-        ),
+        )
+        + _warnings_of_sample(training, len(task.training)),
         outcomes=outcomes,
         evidence=evidence,
         sites=tuple(site.label(located.position_names) for site in located.sites) if located.found else (),
@@ -175,6 +177,10 @@ def _assemble(
             queries={name: reading.frame() for name, reading in readings.items()},
         ),
     )
+
+
+def _warnings_of_sample(training: Share, n: int) -> tuple[str, ...]:
+    return (f"training items: read on a sample of {training.n} of {n}.",) if training.n < n else ()
 
 
 def _split_outcomes(name: str, reading: SplitReading) -> SplitOutcomes:

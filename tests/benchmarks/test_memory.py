@@ -1,4 +1,4 @@
-"""Memory of a patching grid over as many queries as a paper-sized split has."""
+"""Memory of measures over as many queries, and on nets as wide, as the papers have."""
 
 import pytest
 from own_process import run_alone
@@ -26,4 +26,23 @@ def test_eight_effective_layers_and_36_000_queries_fit_a_small_machine():
         "    assert len(found.frame(metric='logit_diff')) == found.values[0, ..., 0].numel()\n"
     )
     peak_bytes, _ = run_alone(code)
+    assert peak_bytes < MAX_GIGABYTES_OF_A_PROCESS * 1e9
+
+
+@pytest.mark.benchmark
+def test_the_answers_of_a_wide_net_are_read_in_small_batches():
+    """Width and positions of the published recursive net; in one batch its activations alone would be 5 GB."""
+    code = (
+        "import torch\n"
+        "from circuit_lab.measures import predicted_answers\n"
+        "from circuit_lab.nets import RecursiveTransformerConfig, build_net\n"
+        "from circuit_lab.tasks import queries_from_tokens\n"
+        "config = RecursiveTransformerConfig(\n"
+        "    n_blocks=1, h_cycles=1, l_cycles=1, d_model=1536, token_mixing='position_mlp', d_vocab=2201,\n"
+        "    n_ctx=5, n_prefix=16)\n"
+        "tokens = torch.randint(2201, (400, 5), generator=torch.Generator().manual_seed(0))\n"
+        "result = len(predicted_answers(build_net(config).eval(), queries_from_tokens(tokens, tokens[:, 0])))\n"
+    )
+    peak_bytes, n = run_alone(code)
+    assert n == 400
     assert peak_bytes < MAX_GIGABYTES_OF_A_PROCESS * 1e9
