@@ -39,9 +39,10 @@ def train_command(
 
     Ctrl-C saves first. A continued run ends with the same bytes as an uninterrupted one.
     """
-    with user_errors():
-        from circuit_lab.training import TrainingInterrupted, estimate_cost, load_recipe, train
+    from circuit_lab.training import TrainingInterrupted, estimate_cost, load_recipe, train
+    from circuit_lab.training.data_parallel import main_process_speaks
 
+    with main_process_speaks(), user_errors():
         run = out if out is not None else Path("runs") / _name_of(recipe)
         try:
             from_parent = [] if parent is None else [f"parent.checkpoint={json.dumps(parent, ensure_ascii=False)}"]

@@ -27,6 +27,7 @@ from circuit_lab.training import (
     train,
     train_many,
 )
+from circuit_lab.training.data_parallel import refuse_launcher
 from circuit_lab.training.stacked_learner import shared_settings
 
 STACK_ON_GPU = 32
@@ -70,6 +71,7 @@ def train_fleet(
         TrainingInterrupted: After SIGINT or SIGTERM, when every run is saved; on a cluster, runs go on from their last
             save.
     """
+    refuse_launcher("training many runs")
     check_backend(backend, address=address)
     for name, number in (("n_jobs", n_jobs), ("stack_size", stack_size)):
         if number is not None and number < 1:

@@ -23,6 +23,7 @@ from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, check_acceleration, compiled, matmul_precision
 from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.checkpoint import Checkpoint
+from circuit_lab.training.data_parallel import ALONE, Processes
 from circuit_lab.training.losses import answer_loss
 from circuit_lab.training.optimizer import freeze_all_but, is_decayed, learning_rate, make_optimizer
 from circuit_lab.training.recipe import Recipe
@@ -40,7 +41,8 @@ class Learner:
         optimizer: Its optimiser, of the weights that are trained.
         average: The average of its weights; None if the recipe has none.
         first_norm: Euclidean norm of the trained weights before the first step of the run.
-        items: Tokens, answers and answer positions of all training items, on the device.
+        items: Tokens, answers and answer positions of all training items, on the device; where a step takes them all,
+            this process's share of them.
         batches: Which of them each step draws; None where a step takes them all.
 
     Args:
@@ -48,11 +50,19 @@ class Learner:
         task: What.
         device: Where.
         parent: Whose weights to start from; None for the net's initial ones.
+        processes: Which learn together, each on its share of every batch.
     """
 
-    def __init__(self, recipe: Recipe, task: Task, device: torch.device, parent: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        device: torch.device,
+        parent: Checkpoint | None,
+        processes: Processes = ALONE,
+    ) -> None:
         check_acceleration(recipe.training, device)
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self._processes = recipe, device, processes
         config = recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx)
         dtype = getattr(torch, recipe.training.dtype)
         self.net: HookedNet = build_net(config).to(dtype)
@@ -73,7 +83,10 @@ class Learner:
     def _put_items_on_the_device(self, task: Task) -> None:
         items, size = task.training, self.recipe.training.batch_size
         device = self.device
-        self.items = (items.tokens.to(device), items.answer.to(device), items.answer_position.to(device))
+        self._weight_of_share = self._processes.weight_of_share(len(items) if size == "full" else size)
+        parts = (items.tokens, items.answer, items.answer_position)
+        tokens, answer, answer_position = map(self._processes.share, parts) if size == "full" else parts
+        self.items = (tokens.to(device), answer.to(device), answer_position.to(device))
         seed = self.recipe.training.seed
         self.batches = None
         if size != "full":
@@ -113,7 +126,7 @@ class Learner:
         Returns:
             The loss before the step, in nats, a number on the device.
         """
-        return self.step_on(None if self.batches is None else self.batches.rows(step), step)
+        return self.step_on(None if self.batches is None else self._processes.share(self.batches.rows(step)), step)
 
     def step_on(self, rows: Int[Tensor, " batch"] | None, step: int) -> Tensor:
         """One optimiser step on training items of the caller's choice, None for all; otherwise as `step`."""
@@ -125,15 +138,17 @@ class Learner:
             loss = self._loss(*self._batch(rows))
             self.optimizer.zero_grad()
             loss.backward()
+        trained = [weight for _, weight in self._named]
+        loss = self._processes.combine(trained, loss.detach(), weight_of_share=self._weight_of_share)
         self._add_penalties()
         if self.recipe.optimizer.max_gradient_norm > 0:
-            clip_grad_norm_((weight for _, weight in self._named), self.recipe.optimizer.max_gradient_norm)
+            clip_grad_norm_(trained, self.recipe.optimizer.max_gradient_norm)
         self.optimizer.step()
         if self.recipe.optimizer.fixed_norm:
             self._restore_norm()
         if self.average is not None:
             self.average.update()
-        return loss.detach()
+        return loss
 
     @torch.no_grad()
     def _add_penalties(self) -> None:

@@ -2,20 +2,22 @@
 
 One step: draw a batch of training items (or take all), the loss at each answer position, gradient clipping, AdamW.
 A run that is called again with the same folder continues from its last save and ends with the same bytes as if never
-interrupted.
+interrupted. Several processes that a launcher started train one run together (`data_parallel`).
 """
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from circuit_lab.errors import InputError
+from circuit_lab.training.data_parallel import Processes, join_processes, own_device
 from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.prepared import prepare
 from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
-from circuit_lab.training.recipe import Recipe
+from circuit_lab.training.recipe import Recipe, dotted_keys
 from circuit_lab.training.run_identity import check_usable, open_run
 from circuit_lab.training.run_lock import locked
 from circuit_lab.training.training_run import TrainingResult, TrainingRun
@@ -48,33 +50,57 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
     A folder that holds something else or that another process trains into, a device that is not there or cannot do what
     the recipe asks, and training that diverges are each an InputError. SIGINT and SIGTERM raise `TrainingInterrupted`
     after the state is saved.
+
+    Where a launcher started several processes, every one of them calls this, and all get the result, or the error.
     """
-    # Whatever can be wrong is found before anything is written.
-    where, prepared = resolve_device(device), prepare(recipe)
-    recipe, run = prepared.recipe, Path(out)
-    check_usable(run, recipe)  # before the lock's file is put into a folder that is no run
-    with cpu_threads(recipe.training.n_threads):
-        a_run = TrainingRun(recipe, prepared.task, run, where, prepared.parent)
-        with locked(run):
-            open_run(run, recipe)
-            return _train(a_run, progress=progress)
+    where = own_device(resolve_device(device))
+    processes = join_processes(where)
+    with ExitStack() as held:
+        # Whatever can be wrong is found before anything is written.
+        with processes.as_one():
+            prepared = prepare(recipe)
+        of_main = processes.of_main(lambda: prepared.recipe)
+        with processes.as_one():
+            _check_equal(prepared.recipe, of_main)
+            held.enter_context(cpu_threads(prepared.recipe.training.n_threads))
+            run = TrainingRun(prepared.recipe, prepared.task, Path(out), where, prepared.parent, processes)
+        processes.of_main(held.enter_context, _opened(run))
+        return _train(run, processes, progress=progress)
 
 
-def _train(run: TrainingRun, *, progress: bool) -> TrainingResult:
+def _check_equal(recipe: Recipe, of_main: Recipe) -> None:
+    """Processes that learn other things than the main one would spoil its gradients."""
+    own, expected = (dotted_keys(each.model_dump(mode="json")) for each in (recipe, of_main))
+    for key in sorted(own.keys() | expected.keys()):
+        if own.get(key) != expected.get(key):
+            raise InputError(f"its {key} is {own.get(key)!r}, and that of the main process is {expected.get(key)!r}")
+
+
+@contextmanager
+def _opened(run: TrainingRun) -> Iterator[None]:
+    """Hold a run's folder, made or checked."""
+    check_usable(run.folder, run.recipe)  # before the lock's file is put into a folder that is no run
+    with locked(run.folder):
+        open_run(run.folder, run.recipe)
+        yield
+
+
+def _train(run: TrainingRun, processes: Processes, *, progress: bool) -> TrainingResult:
     """Train a run from where its folder stands to the end."""
-    n_steps = run.recipe.training.n_steps
-    with progress_bar(n_steps=n_steps, show=progress) as bar, noted_signals() as stopped_by:
-        start = run.start(bar.accuracies)
+    n_steps, is_main = run.recipe.training.n_steps, processes.is_main
+    with progress_bar(n_steps=n_steps, show=progress and is_main) as bar, noted_signals() as stopped_by:
+        start = processes.of_main(run.start, bar.accuracies)
+        run.take_state_of_main(start)
         for step in range(start + 1, n_steps + 1):
             loss = run.learner.step(step - 1)
-            number = stopped_by()
+            number = processes.agreed_stop(stopped_by())
             # The loss is looked at now and then only, for that waits for the device.
             if step % STEPS_PER_REFRESH == 0 or run.is_due(step, interrupted=number is not None):
                 bar.loss(step, float(loss))
-                run.after_step(step, float(loss), bar.accuracies, interrupted=number is not None)
+                processes.of_main(run.after_step, step, float(loss), bar.accuracies, interrupted=number is not None)
             if number is not None and step < n_steps:
                 raise TrainingInterrupted(run.folder, step, number)
-    return run.result(resumed_at=start)
+    return processes.of_main(run.result, resumed_at=start)
 
 
 @contextmanager

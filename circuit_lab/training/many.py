@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 
 from circuit_lab.errors import InputError
+from circuit_lab.training.data_parallel import refuse_launcher
 from circuit_lab.training.device import cpu_threads, resolve_device
 from circuit_lab.training.loop import TrainingInterrupted, noted_signals
 from circuit_lab.training.prepared import Prepared, prepare
@@ -42,6 +43,7 @@ def train_many(
     Every run is a run folder like that of `train`, with weights equal to its weights up to rounding; which of the two
     continues it makes no difference. SIGINT and SIGTERM raise `TrainingInterrupted` after all are saved.
     """
+    refuse_launcher("training many nets at once")
     if not runs:
         raise InputError("there are no runs to train; give at least one folder with its recipe")
     where = resolve_device(device)

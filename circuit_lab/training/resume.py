@@ -48,6 +48,14 @@ def save_resume(
 
     A weight or moment that is not finite, for training diverged, is an InputError; a full disk an OSError.
     """
+    tensors = state_tensors(net=net, optimizer=optimizer, average=average)
+    check_finite(tensors, f"state of {run} after step {step}")
+    saved = _Saved(step=step, state_hash=_state_hash(step, tensors))
+    write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: saved.model_dump_json()}))
+
+
+def state_tensors(*, net: HookedNet, optimizer: torch.optim.AdamW, average: WeightAverage | None) -> dict[str, Tensor]:
+    """Weights, moments (none before the first step) and average, on the CPU; `put_state` takes them."""
     tensors = {}
     for name, weight in net.named_parameters():
         tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
@@ -56,9 +64,28 @@ def save_resume(
                 tensors[f"{moment}/{name}"] = optimizer.state[weight][moment].cpu().contiguous()
         if average is not None:
             tensors[f"{AVERAGE}/{name}"] = average.tensors[name].cpu().contiguous()
-    check_finite(tensors, f"state of {run} after step {step}")
-    saved = _Saved(step=step, state_hash=_state_hash(step, tensors))
-    write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: saved.model_dump_json()}))
+    return tensors
+
+
+def put_state(
+    tensors: Mapping[str, Tensor],
+    step: int,
+    *,
+    net: HookedNet,
+    optimizer: torch.optim.AdamW,
+    average: WeightAverage | None,
+) -> None:
+    """Put the state after `step` steps, as `state_tensors` has it, into a fresh net, optimiser and average."""
+    weights = {name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()}
+    net.load_unique_state_dict(net.unique_state_dict() | weights)  # with what is fixed, such as initial streams
+    for name, weight in net.named_parameters():
+        if weight.requires_grad and step > 0:
+            optimizer.state[weight] = {
+                "step": torch.tensor(float(step), device=weight.device),
+                **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
+            }
+        if average is not None:
+            average.tensors[name].copy_(tensors[f"{AVERAGE}/{name}"])
 
 
 def load_resume(
@@ -98,16 +125,7 @@ def load_resume(
     if saved.state_hash != _state_hash(saved.step, tensors):
         raise InputError(f"{path} is damaged: its content is not what was saved; {_START_AGAIN}")
     check_finite(tensors, f"{path}")
-    weights = {name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()}
-    net.load_unique_state_dict(net.unique_state_dict() | weights)  # with what is fixed, such as initial streams
-    for name, weight in net.named_parameters():
-        if weight.requires_grad:
-            optimizer.state[weight] = {
-                "step": torch.tensor(float(saved.step), device=weight.device),
-                **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
-            }
-        if average is not None:
-            average.tensors[name].copy_(tensors[f"{AVERAGE}/{name}"])
+    put_state(tensors, saved.step, net=net, optimizer=optimizer, average=average)
     return saved.step
 
 

@@ -11,11 +11,12 @@ from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Task
 from circuit_lab.training.checkpoint import Checkpoint, save_checkpoint
+from circuit_lab.training.data_parallel import ALONE, Processes
 from circuit_lab.training.evaluation import SplitScore, split_scores
 from circuit_lab.training.learner import Learner
 from circuit_lab.training.optimizer import learning_rate
 from circuit_lab.training.recipe import Recipe
-from circuit_lab.training.resume import load_resume, save_resume
+from circuit_lab.training.resume import load_resume, put_state, save_resume, state_tensors
 from circuit_lab.training.run_folder import (
     METRICS,
     RESUME,
@@ -57,13 +58,20 @@ class TrainingRun:
         folder: See above.
         device: Where the net is.
         parent: Whose weights it starts from; None for the net's initial ones.
+        processes: Which train it together; the main one alone reads and writes the folder.
     """
 
     def __init__(
-        self, recipe: Recipe, task: Task, folder: Path, device: torch.device, parent: Checkpoint | None
+        self,
+        recipe: Recipe,
+        task: Task,
+        folder: Path,
+        device: torch.device,
+        parent: Checkpoint | None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.recipe, self.folder, self._task = recipe, folder, task
-        self.learner = Learner(recipe, task, device, parent)
+        self.recipe, self.folder, self._task, self._processes = recipe, folder, task, processes
+        self.learner = Learner(recipe, task, device, parent, processes)
         n_steps = recipe.training.n_steps
         self._checkpoints = recipe.checkpoints.steps(n_steps)
         self._evaluated = recipe.evaluation.steps(n_steps) | self._checkpoints
@@ -91,6 +99,16 @@ class TrainingRun:
         if self._saved == 0:
             self._evaluate(0, show, save=False)
         return self._saved
+
+    def take_state_of_main(self, step: int) -> None:
+        """All processes go on from the main one's state after `step` steps."""
+        if self._processes.count == 1:
+            return
+        learner = self.learner
+        parts = {"net": learner.net, "optimizer": learner.optimizer, "average": learner.average}
+        tensors = self._processes.of_main(state_tensors, **parts)
+        if not self._processes.is_main:
+            put_state(tensors, step, **parts)
 
     def is_due(self, step: int, *, interrupted: bool) -> bool:
         """Whether the run is evaluated or saved after a step."""
