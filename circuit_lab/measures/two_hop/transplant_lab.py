@@ -175,7 +175,8 @@ def labs(
         batch_size: Transplants per forward pass at most.
 
     Yields:
-        tuple[TransplantLab, list[Partners]]: A laboratory with its queries and their partners; the partners' rows are those of its own pool.
+        tuple[TransplantLab, list[Partners]]: A laboratory with its queries, and their partners, whose rows are those
+            of its own pool.
     """
     most = 1 + sum(partners.rows.shape[1] for partners in drawn)
     n_rows = max((n_state_rows(net, site, queries.tokens.shape[1]) for site in sites), default=1)
