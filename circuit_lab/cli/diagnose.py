@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from circuit_lab.cli.diagnosing import TaskOption, diagnose_all
+from circuit_lab.cli.diagnosing import MaxQueriesOption, TaskOption, diagnose_all
 from circuit_lab.cli.errors import user_errors
 from circuit_lab.cli.run_tables import print_run_tables
 from circuit_lab.cli.tables import print_tables
@@ -21,6 +21,7 @@ circuit-lab diagnose models/* --report report.html\n\n
 circuit-lab diagnose modular-grokked modular-ungrokked\n\n
 circuit-lab diagnose runs/my-run/checkpoints/step-00012000.safetensors --json\n\n
 circuit-lab diagnose runs/my-run --all\n\n
+circuit-lab diagnose runs/large --max-queries 500\n\n
 circuit-lab diagnose full_run_data.pth --task modular:p=113,train_share=0.3,split=python_shuffle,seed=0
 """
 
@@ -36,6 +37,7 @@ def diagnose_command(
     report: Annotated[Path | None, typer.Option(help="Also write one HTML page over all of them.")] = None,
     task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Seed of partners, random subspaces, samples and resamples.")] = 0,
+    max_queries: MaxQueriesOption = 10_000,
     device: Annotated[str, typer.Option(help="Where the nets run: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Tell which mechanism each checkpoint's answers go through, by causal evidence.
@@ -47,7 +49,9 @@ def diagnose_command(
             from circuit_lab.report.page import check_target
 
             check_target(report)
-        diagnosed = diagnose_all(paths, whole_runs=whole_runs, task=task, seed=seed, device=device)
+        diagnosed = diagnose_all(
+            paths, whole_runs=whole_runs, task=task, seed=seed, max_queries=max_queries, device=device
+        )
         if json:
             typer.echo(_as_json(diagnosed))
         if report is not None:

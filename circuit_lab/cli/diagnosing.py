@@ -24,9 +24,14 @@ TaskOption = Annotated[
     ),
 ]
 
+MaxQueriesOption = Annotated[
+    int,
+    typer.Option("--max-queries", min=1, help="Larger splits are sampled down to this many queries, with a warning."),
+]
+
 
 def diagnose_all(
-    paths: Sequence[Path], *, whole_runs: bool, task: str | None, seed: int, device: str
+    paths: Sequence[Path], *, whole_runs: bool, task: str | None, seed: int, max_queries: int, device: str
 ) -> "Sequence[Diagnosis | RunDiagnosis]":
     """Diagnose each path as a checkpoint, or as a whole run.
 
@@ -35,6 +40,7 @@ def diagnose_all(
         whole_runs: Whether each path is a run folder, all of whose checkpoints are diagnosed.
         task: The task of another code's checkpoints, in words; runs have their own.
         seed: Seed of every diagnosis.
+        max_queries: Queries read of each split at most.
         device: Where the nets run.
 
     Returns:
@@ -44,20 +50,23 @@ def diagnose_all(
         InputError: If a task is given for runs; and what the paths themselves raise.
     """
     if not whole_runs:
-        return diagnose_paths(paths, seed=seed, device=device, task=task)
+        return diagnose_paths(paths, seed=seed, max_queries=max_queries, device=device, task=task)
     if task is not None:
         raise InputError(
             f"--task {task!r} does not go with --all: a run folder has its own task; leave one of them out"
         )
-    return diagnose_run_folders(paths, seed=seed, device=device)
+    return diagnose_run_folders(paths, seed=seed, max_queries=max_queries, device=device)
 
 
-def diagnose_paths(paths: Sequence[Path], *, seed: int, device: str, task: str | None = None) -> "list[Diagnosis]":
+def diagnose_paths(
+    paths: Sequence[Path], *, seed: int, max_queries: int, device: str, task: str | None = None
+) -> "list[Diagnosis]":
     """Diagnose each path, with a bar and the time left on the terminal.
 
     Args:
         paths: Checkpoint files, run folders, reference models by folder or name; with a task also another code's files.
         seed: Seed of every diagnosis.
+        max_queries: Queries read of each split at most.
         device: Where the nets run.
         task: The task of another code's checkpoints, in words.
 
@@ -80,7 +89,7 @@ def diagnose_paths(paths: Sequence[Path], *, seed: int, device: str, task: str |
         diagnoses = []
         for path, checkpoint in zip(paths, found, strict=True):
             progress.update(bar, description=f"diagnosing {escape(str(path))}")
-            diagnoses.append(diagnose(checkpoint, seed=seed, device=device))
+            diagnoses.append(diagnose(checkpoint, seed=seed, max_queries_per_split=max_queries, device=device))
             progress.advance(bar)
     return diagnoses
 
@@ -99,12 +108,13 @@ def _checked(path: Path, task: str | None, device: str) -> "Path | Checkpoint":
     return path
 
 
-def diagnose_run_folders(paths: Sequence[Path], *, seed: int, device: str) -> "list[RunDiagnosis]":
+def diagnose_run_folders(paths: Sequence[Path], *, seed: int, max_queries: int, device: str) -> "list[RunDiagnosis]":
     """Diagnose whole runs, each with a bar over its checkpoints; nothing starts unless every path is a run.
 
     Args:
         paths: Run folders.
         seed: Seed of every diagnosis.
+        max_queries: Queries read of each split at most.
         device: Where the nets run.
 
     Returns:
@@ -117,4 +127,5 @@ def diagnose_run_folders(paths: Sequence[Path], *, seed: int, device: str) -> "l
 
     for path in paths:
         run_checkpoints(path)
-    return [diagnose_run(path, seed=seed, device=device, progress=True) for path in paths]
+    options = {"seed": seed, "max_queries_per_split": max_queries, "device": device}
+    return [diagnose_run(path, **options, progress=True) for path in paths]

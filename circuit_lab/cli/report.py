@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from circuit_lab.cli.diagnosing import TaskOption, diagnose_all
+from circuit_lab.cli.diagnosing import MaxQueriesOption, TaskOption, diagnose_all
 from circuit_lab.cli.errors import user_errors
 
 EPILOG = """Examples:\n\n
@@ -30,6 +30,7 @@ def report_command(
     ] = False,
     task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Seed of partners, random subspaces, samples and resamples.")] = 0,
+    max_queries: MaxQueriesOption = 10_000,
     device: Annotated[str, typer.Option(help="Where the nets run: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Write one interactive HTML page that opens anywhere, with the network off.
@@ -41,6 +42,8 @@ def report_command(
         from circuit_lab.report.page import check_target, write_report
 
         check_target(out)
-        diagnosed = diagnose_all(paths, whole_runs=whole_runs, task=task, seed=seed, device=device)
+        diagnosed = diagnose_all(
+            paths, whole_runs=whole_runs, task=task, seed=seed, max_queries=max_queries, device=device
+        )
         write_report(diagnosed, out, link_scripts=link_scripts)
         typer.echo(f"Report: {out}")

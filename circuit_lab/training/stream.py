@@ -56,10 +56,13 @@ def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Chec
     for path in paths:
         record, tensors = read_parts(path)
         _check_belongs(path, record, first, paths[0])
-        net.cpu()
+        if where.type != "cpu":
+            net.cpu()
         fill_net(net, path, record, tensors)
         del tensors  # else the file's tensors stay while the net is used
-        net.to(where).eval()
+        if where.type != "cpu":
+            net.to(where)
+        net.eval()
         yield record.checkpoint(path, net=net, task=task)
 
 

@@ -118,6 +118,15 @@ def test_json_is_json_alone(checkpoints):
     assert [d["verdict"] for d in json.loads(two.stdout)] == ["true_circuit", "memorising"]
 
 
+def test_larger_splits_can_be_sampled_down(checkpoints):
+    result = call("diagnose", checkpoints["circuit"], "--json", "--max-queries", "30")
+    diagnosis = json.loads(result.stdout)
+    assert diagnosis["max_queries_per_split"] == 30
+    assert max(split["n"] for split in diagnosis["outcomes"]) == 30
+    none = call("diagnose", checkpoints["circuit"], "--max-queries", "0")
+    assert none.exit_code == 2 and "is not in the range x>=1" in none.stderr
+
+
 @pytest.mark.slow
 def test_report_is_written(checkpoints, tmp_path):
     result = call("diagnose", checkpoints["circuit"], "--report", tmp_path / "out" / "r.html")

@@ -234,8 +234,9 @@ def key_frequency_losses(
     by_result = mean_by_result(logits, fitted)
     key_part = key_frequency_part(by_result, logits.group, key_frequencies)
     has_answer = logits.label != NOT_IN_GROUP
-    result, label = logits.result[has_answer], logits.label[has_answer]
-    centred = logits.centred[has_answer]
+    # Chosen by a mask, all of the logits would be copied.
+    answered = slice(None) if has_answer.all() else has_answer
+    result, label, centred = (part[answered] for part in (logits.result, logits.label, logits.centred))
     restricted = by_result.mean(0) + key_part
     per_pair = {
         "loss": F.cross_entropy(centred, label, reduction="none"),
@@ -243,7 +244,7 @@ def key_frequency_losses(
         "excluded_loss": F.cross_entropy(centred - key_part[result], label, reduction="none"),
         "restricted_accuracy": (restricted.argmax(1)[result] == label).double(),
     }
-    rows = {name: split[has_answer] for name, split in members.items() if split[has_answer].any()}
+    rows = {name: split[answered] for name, split in members.items() if split[answered].any()}
     means = {
         measure: MappingProxyType({name: float(values[split].mean()) for name, split in rows.items()})
         for measure, values in per_pair.items()
