@@ -39,14 +39,17 @@ def train_command(
 
     Ctrl-C saves first. A continued run ends with the same bytes as an uninterrupted one.
     """
-    from circuit_lab.training import TrainingInterrupted, estimate_cost, load_recipe, train
-    from circuit_lab.training.data_parallel import main_process_speaks
+    from circuit_lab.training import TrainingInterrupted, estimate_cost, load_recipe, resolve_device, train
+    from circuit_lab.training.data_parallel import join_processes, main_process_speaks, own_device, refuse_launcher
 
-    with main_process_speaks(), user_errors():
+    with user_errors(), main_process_speaks():
         run = out if out is not None else Path("runs") / _name_of(recipe)
         try:
+            if estimate:
+                refuse_launcher("--estimate")
             from_parent = [] if parent is None else [f"parent.checkpoint={json.dumps(parent, ensure_ascii=False)}"]
-            resolved = load_recipe(recipe, [*(settings or []), *from_parent])
+            with join_processes(own_device(resolve_device(device))).as_one():
+                resolved = load_recipe(recipe, [*(settings or []), *from_parent])
             if estimate:
                 _print_cost(estimate_cost(resolved, device=device))
                 return

@@ -200,7 +200,7 @@ def residual_states(
     """
     if len(tokens) == 0:
         return torch.zeros(0, tokens.shape[1], net.cfg.d_model, dtype=net.dtype, device=net.device)
-    return states_at(net, tokens, stage=stage, batch_size=queries_at_once(net, at_most=batch_size))
+    return states_at(net, tokens, stage=stage, batch_size=queries_at_once(net, tokens.shape[1], at_most=batch_size))
 
 
 @torch.no_grad()
@@ -226,7 +226,8 @@ def site_states(
     n_rows = n_state_rows(net, site, tokens.shape[1])
     states = torch.empty(len(tokens), n_rows, net.cfg.d_model, dtype=net.dtype, device=net.device)
     cached = len(names) * (n_prefix(net) + tokens.shape[1]) * net.cfg.d_model
-    for rows in torch.arange(len(tokens)).split(queries_at_once(net, at_most=batch_size, cached=cached)):
+    size = queries_at_once(net, tokens.shape[1], at_most=batch_size, cached=cached)
+    for rows in torch.arange(len(tokens)).split(size):
         _, cache = net.run_with_cache(tokens[rows], names_filter=lambda name: name in names)
         written = [cache[write.hook_name][:, rows_of(net, [write.position])] for write in writes]
         states[rows] = torch.cat([*(cache[name] for name in before), *written], dim=1)
@@ -305,7 +306,7 @@ def _writer(rows: list[int], given: Float[Tensor, "m rows d_model"]) -> Callable
 @torch.no_grad()
 def predicted_answers(net: HookedNet, queries: Queries, *, batch_size: int = 4096) -> Int[Tensor, " n"]:
     """The net's top token at each query's answer position, on the CPU."""
-    size = queries_at_once(net, at_most=batch_size)
+    size = queries_at_once(net, queries.tokens.shape[1], at_most=batch_size)
     top = [
         net(tokens, answer_only=True, answer_position=position).argmax(-1).cpu()
         for tokens, position in zip(queries.tokens.split(size), queries.answer_position.split(size), strict=True)

@@ -161,10 +161,9 @@ class SharedTransformerConfig(HookedConfig):
         """Blocks with weights of their own."""
         return max(self.layer_map) + 1
 
-    @property
-    def widest_activation(self) -> int:
-        """Numbers per query of the largest activation of a forward pass."""
-        return self.n_ctx * max(self.d_mlp, 3 * self.n_heads * self.d_head, self.n_heads * self.n_ctx)
+    def widest_activation(self, n_pos: int) -> int:
+        """Numbers per query of `n_pos` positions of the largest activation of a forward pass."""
+        return n_pos * max(self.d_mlp, 3 * self.n_heads * self.d_head, self.n_heads * n_pos, self.d_vocab_out)
 
     @property
     def weight_std(self) -> float:

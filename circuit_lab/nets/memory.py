@@ -4,24 +4,25 @@ from circuit_lab.nets.registry import HookedNet
 
 PASS_BYTES = 2**30
 """What the activations of one forward pass may take up."""
-STATES_BYTES = 2**31
+STATES_BYTES = 3 * 2**30
 """What states that are kept between passes may take up."""
 _ACTIVATIONS_AT_ONCE = 4
 """Activations of the widest kind that a forward pass without gradients holds at the same time."""
 
 
-def queries_at_once(net: HookedNet, *, at_most: int, cached: int = 0) -> int:
+def queries_at_once(net: HookedNet, n_pos: int, *, at_most: int, cached: int = 0) -> int:
     """Queries of one forward pass without gradients.
 
     Args:
         net: The net.
-        at_most: Their largest number, of which small nets can always have all.
+        n_pos: Token positions of each.
+        at_most: Their largest number.
         cached: Numbers per query that the pass is to keep, such as the states of all layers.
 
     Returns:
         Their number, at least 1, for which activations take up `PASS_BYTES` at most, by the net's config.
     """
-    return _that_fit(net, _ACTIVATIONS_AT_ONCE * net.cfg.widest_activation + cached, PASS_BYTES, at_most)
+    return _that_fit(net, _ACTIVATIONS_AT_ONCE * net.cfg.widest_activation(n_pos) + cached, PASS_BYTES, at_most)
 
 
 def queries_kept(net: HookedNet, *, at_most: int, numbers: int) -> int:

@@ -140,13 +140,13 @@ class RecursiveTransformerConfig(HookedConfig):
         """Positions of a whole state: prefix and tokens."""
         return self.n_prefix + self.n_ctx
 
-    @property
-    def widest_activation(self) -> int:
-        """Numbers per query of the largest activation of a forward pass."""
-        neurons = 2 * self.n_positions * self.d_mlp
+    def widest_activation(self, n_pos: int) -> int:
+        """Numbers per query of `n_pos` token positions of the largest activation of a forward pass."""
+        n_positions = self.n_prefix + n_pos
+        widest = max(2 * n_positions * self.d_mlp, n_pos * self.d_vocab_out)
         if self.token_mixing == "position_mlp":
-            return max(neurons, 2 * self.d_model * self.d_position_mlp)
-        return max(neurons, self.n_heads * self.n_positions**2)
+            return max(widest, 2 * self.d_model * self.d_position_mlp)
+        return max(widest, self.n_heads * n_positions**2)
 
     @property
     def n_stages(self) -> int:

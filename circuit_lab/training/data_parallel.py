@@ -27,6 +27,7 @@ from circuit_lab.errors import InputError, short
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
+_TOLD_BY_ALL = "every process that trains knows of this error"
 _LONGEST_WAIT = timedelta(days=7)
 """How long a process waits for another, which may evaluate a large net meanwhile."""
 
@@ -102,14 +103,15 @@ class Processes:
         batch_loss, self._n_stopping = rest.clone()  # a view would keep all the numbers in memory
         return batch_loss.to(loss.dtype)
 
-    def agreed_stop(self, number: int | None) -> int | None:
+    def agreed_stop(self, number: int | None, *, look: bool) -> int | None:
         """The signal that ends training after this step, the same step in every process.
 
-        What a process has received is told to the others in its next step, so all stop after that one. Where there are
-        several processes, asking waits for the device.
+        What a process has received is told to the others in its next step; all stop after a later one at which they
+        look.
 
         Args:
             number: The signal that this process has received so far.
+            look: Whether several processes look at what was told, which waits for the device; the same in all.
 
         Returns:
             A signal: this process's own if it has one; None to go on.
@@ -117,7 +119,7 @@ class Processes:
         if self.count == 1:
             return number
         self._signal = number
-        if self._n_stopping is None or self._n_stopping.item() == 0:
+        if not look or self._n_stopping is None or self._n_stopping.item() == 0:
             return None
         return SIGTERM if number is None else number
 
@@ -129,8 +131,7 @@ class Processes:
             None: Once.
 
         Raises:
-            Exception: Of this process, as it came.
-            InputError: If another process failed, with what that one says.
+            Exception: Of this process, as it came; of another, an InputError with what that one says.
         """
         if self.count == 1:
             yield
@@ -139,10 +140,13 @@ class Processes:
             yield
         except Exception as error:  # of any kind: the others wait for this process whatever it was
             self._gathered(short(error))
+            error.add_note(_TOLD_BY_ALL)
             raise
         for index, problem in enumerate(self._gathered(None)):
             if problem is not None:
-                raise InputError(f"process {index} of {self.count}: {problem}")
+                error = InputError(f"process {index} of {self.count}: {problem}")
+                error.add_note(_TOLD_BY_ALL)
+                raise error
 
     def _gathered(self, problem: str | None) -> list[str | None]:
         """What went wrong in each process."""
@@ -206,7 +210,7 @@ def join_processes(device: torch.device) -> Processes:
         device: This process's own.
 
     Returns:
-        The processes; later calls give the same ones.
+        The processes; a later call joins the same group.
     """
     if _n_launched() == 1:
         return ALONE
@@ -214,10 +218,11 @@ def join_processes(device: torch.device) -> Processes:
     from accelerate import PartialState
     from accelerate.utils import InitProcessGroupKwargs
 
-    if not distributed.is_initialized():
-        atexit.register(distributed.destroy_process_group)
+    is_first = not distributed.is_initialized()
     wait = InitProcessGroupKwargs(timeout=_LONGEST_WAIT).to_kwargs()
     state = PartialState(cpu=device.type == "cpu", **wait)
+    if is_first:
+        atexit.register(distributed.destroy_process_group)
     return Processes(state.process_index, state.num_processes)
 
 
@@ -239,12 +244,26 @@ def refuse_launcher(what: str) -> None:
 
 @contextmanager
 def main_process_speaks() -> Iterator[None]:
-    """Of the processes that a launcher started, only the main one prints inside."""
-    if _n_launched() == 1 or _from_launcher("RANK", 0) == 0:
+    """Of the processes that a launcher started, only the main one prints inside.
+
+    Yields:
+        None: Once.
+
+    Raises:
+        InputError: Where this is another process: its own mistake, of which the main one knows nothing, in its name.
+        SystemExit: Where this is another process, and the main one tells of the error.
+    """
+    index = _from_launcher("RANK", 0)
+    if _n_launched() == 1 or index == 0:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    except (ValueError, OSError) as error:
+        if _TOLD_BY_ALL in getattr(error, "__notes__", ()):
+            raise SystemExit(2) from error
+        raise InputError(f"process {index} of {_n_launched()}: {error}") from error
 
 
 def _n_launched() -> int:
@@ -253,4 +272,4 @@ def _n_launched() -> int:
 
 def _from_launcher(name: str, default: int) -> int:
     """A number that launchers put into the environment."""
-    return int(os.environ.get(name, default))
+    return int(os.environ.get(name) or default)

@@ -172,7 +172,7 @@ def read_queries(
         A reading per query.
     """
     is_right, losses = [], []
-    for batch in rows.split(queries_at_once(net, at_most=batch_size)):
+    for batch in rows.split(queries_at_once(net, asked.tokens.shape[1], at_most=batch_size)):
         logits = _logits(net, asked, batch)
         answer = asked.answer[batch].to(logits.device)
         is_right.append((logits.argmax(-1) == answer).cpu())

@@ -78,7 +78,9 @@ class Learner:
         self._put_items_on_the_device(task)
         self._loss_dtype = getattr(torch, recipe.training.loss_dtype)
         # The number of distinct prefixes changes from step to step.
-        self._loss = compiled(self._plain_loss, recipe.training, dynamic=self.prefix_tree is not None)
+        self._loss = compiled(
+            self._plain_loss, recipe.training, dynamic=recipe.training.compile and self.prefix_tree is not None
+        )
 
     def _put_items_on_the_device(self, task: Task) -> None:
         items, size = task.training, self.recipe.training.batch_size

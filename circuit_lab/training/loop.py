@@ -7,15 +7,16 @@ interrupted. Several processes that a launcher started train one run together (`
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from circuit_lab.errors import InputError
 from circuit_lab.training.data_parallel import Processes, join_processes, own_device
 from circuit_lab.training.device import cpu_threads, resolve_device
-from circuit_lab.training.prepared import prepare
+from circuit_lab.training.prepared import Prepared, prepare
 from circuit_lab.training.progress import STEPS_PER_REFRESH, progress_bar
 from circuit_lab.training.recipe import Recipe, dotted_keys
 from circuit_lab.training.run_identity import check_usable, open_run
@@ -59,18 +60,25 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
         # Whatever can be wrong is found before anything is written.
         with processes.as_one():
             prepared = prepare(recipe)
-        of_main = processes.of_main(lambda: prepared.recipe)
+        expected = processes.of_main(_told, prepared, out)
         with processes.as_one():
-            _check_equal(prepared.recipe, of_main)
+            _check_equal(_told(prepared, out), expected)
+        processes.of_main(check_usable, Path(out), prepared.recipe)  # before a large net is built, or a file written
+        with processes.as_one():
             held.enter_context(cpu_threads(prepared.recipe.training.n_threads))
             run = TrainingRun(prepared.recipe, prepared.task, Path(out), where, prepared.parent, processes)
         processes.of_main(held.enter_context, _opened(run))
         return _train(run, processes, progress=progress)
 
 
-def _check_equal(recipe: Recipe, of_main: Recipe) -> None:
+def _told(prepared: Prepared, out: str | Path) -> dict[str, Any]:
+    """What processes that train together have in common."""
+    recipe = dotted_keys(prepared.recipe.model_dump(mode="json"))
+    return {"run folder": str(out), "task's hash": prepared.task.certificate.task_hash, **recipe}
+
+
+def _check_equal(own: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Processes that learn other things than the main one would spoil its gradients."""
-    own, expected = (dotted_keys(each.model_dump(mode="json")) for each in (recipe, of_main))
     for key in sorted(own.keys() | expected.keys()):
         if own.get(key) != expected.get(key):
             raise InputError(f"its {key} is {own.get(key)!r}, and that of the main process is {expected.get(key)!r}")
@@ -79,7 +87,6 @@ def _check_equal(recipe: Recipe, of_main: Recipe) -> None:
 @contextmanager
 def _opened(run: TrainingRun) -> Iterator[None]:
     """Hold a run's folder, made or checked."""
-    check_usable(run.folder, run.recipe)  # before the lock's file is put into a folder that is no run
     with locked(run.folder):
         open_run(run.folder, run.recipe)
         yield
@@ -93,9 +100,10 @@ def _train(run: TrainingRun, processes: Processes, *, progress: bool) -> Trainin
         run.take_state_of_main(start)
         for step in range(start + 1, n_steps + 1):
             loss = run.learner.step(step - 1)
-            number = processes.agreed_stop(stopped_by())
-            # The loss is looked at now and then only, for that waits for the device.
-            if step % STEPS_PER_REFRESH == 0 or run.is_due(step, interrupted=number is not None):
+            # What is on the device is looked at now and then only, for that waits for it.
+            look = step % STEPS_PER_REFRESH == 0
+            number = processes.agreed_stop(stopped_by(), look=look)
+            if look or run.is_due(step, interrupted=number is not None):
                 bar.loss(step, float(loss))
                 processes.of_main(run.after_step, step, float(loss), bar.accuracies, interrupted=number is not None)
             if number is not None and step < n_steps:

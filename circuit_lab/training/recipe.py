@@ -16,7 +16,7 @@ from circuit_lab.training.losses import LossName
 
 _FROM_TASK = ("d_vocab", "d_vocab_out", "n_ctx")
 _MAX_BYTES = 2**20
-_MAX_PROBLEMS, _MAX_SHOWN, _MAX_MESSAGE = 10, 200, 500
+_MAX_PROBLEMS, _MAX_SHOWN, _MAX_MESSAGE = 10, 200, 1000
 """How many mistakes one message lists, and how much of a wrong value it shows."""
 _MAX_SCHEDULED = 1_000_000
 _MAX_SEED = 2**63 - 1

@@ -9,10 +9,12 @@ import torch
 from circuit_lab.measures import Interval, predicted_answers, proportion_interval
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks import Queries
-from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.verdicts import Verdict
 
 ReadingsT = TypeVar("ReadingsT")
+
+MAX_ANSWERED = 10_000
+"""Queries that an accuracy is counted on at most: an interval of +-1 point."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,9 @@ class Share:
         return proportion_interval(self.n_true, self.n)
 
 
-def share_right_of_sample(net: HookedNet, queries: Queries, settings: Settings) -> Share:
-    """How many a net answers right of so many of the queries as are read of a split."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    return share_right(net, queries.sample(settings.max_queries_per_split, generator=generator))
+def share_right_of_sample(net: HookedNet, queries: Queries, seed: int) -> Share:
+    """How many of the queries a net answers right; counted on a sample where there are more than `MAX_ANSWERED`."""
+    return share_right(net, queries.sample(MAX_ANSWERED, generator=torch.Generator().manual_seed(seed)))
 
 
 def share_right(net: HookedNet, queries: Queries) -> Share:

@@ -86,12 +86,12 @@ def diagnosis() -> Ratio:
 def patch_grid(pairs_of: Callable[[], QueryPairs], device: str = "cpu") -> Ratio:
     """All layers and positions of the pairs; ours gives all metrics of every query, the peer one."""
     net, pairs = reference_model(NET).net.to(device), pairs_of()
-    at, rows = pairs.clean.answer_position, torch.arange(len(pairs))
+    at, rows = pairs.clean.answer_position.to(device), torch.arange(len(pairs), device=device)
+    answer, foil = pairs.clean.answer.to(device), pairs.corrupt.answer.to(device)
     clean, corrupt = pairs.clean.tokens.to(device), pairs.corrupt.tokens.to(device)
 
     def logit_diff(logits: torch.Tensor) -> torch.Tensor:
-        of_answer, of_foil = (logits[rows, at, queries.answer] for queries in (pairs.clean, pairs.corrupt))
-        return of_answer - of_foil
+        return logits[rows, at, answer] - logits[rows, at, foil]
 
     @torch.no_grad()
     def theirs() -> PatchingResult:

@@ -32,7 +32,8 @@ class NativeTraining:
     def step(self, step: int) -> Tensor:
         """One step; the loss before it."""
         tokens, answer, position = (part[self.batches.rows(step)] for part in self.items)
-        logits = self.bridge(tokens, return_type="logits")[torch.arange(len(tokens)), position]
+        rows = torch.arange(len(tokens), device=tokens.device)
+        logits = self.bridge(tokens, return_type="logits")[rows, position]
         loss = F.cross_entropy(logits, answer)
         self.optimizer.zero_grad()
         loss.backward()

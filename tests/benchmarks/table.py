@@ -57,8 +57,8 @@ MEMORY = """
 
 Largest resident size of a process that holds a task of {n_items:,} training items, an untrained recursive net of width
 1536 and the part's work, on a CPU in float32 (`python tests/benchmarks/paper_size.py`; batches and kept states are cut
-to `circuit_lab/nets/memory.py`). Nothing else of a diagnosis keeps states. The whole diagnosis of such a net was not
-run: it would take weeks on this CPU.
+to what `circuit_lab/nets/memory.py` allows). A whole diagnosis of the published net was not run: from these parts it
+would take weeks on this CPU.
 
 | net | part | peak, GB | seconds |
 |---|---|---|---|

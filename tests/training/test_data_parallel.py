@@ -135,14 +135,15 @@ def test_a_signal_that_one_process_received_stops_all_after_the_same_step(in_tur
         in_turn(*(lambda p=p: p.combine([weight_with([1.0, 1.0])], torch.tensor(1.0), **options) for p in processes))
 
     step(other, main)
-    assert main.agreed_stop(None) is None
+    assert main.agreed_stop(None, look=True) is None
     step(main, other)
-    assert other.agreed_stop(signal.SIGINT) is None, "it was not told before the step"
+    assert other.agreed_stop(signal.SIGINT, look=True) is None, "it was not told before the step"
     step(other, main)
-    assert main.agreed_stop(None) == signal.SIGTERM
+    assert main.agreed_stop(None, look=False) is None
+    assert main.agreed_stop(None, look=True) == signal.SIGTERM
     step(main, other)
-    assert other.agreed_stop(signal.SIGINT) == signal.SIGINT
-    assert ALONE.agreed_stop(signal.SIGINT) == signal.SIGINT and ALONE.agreed_stop(None) is None
+    assert other.agreed_stop(signal.SIGINT, look=True) == signal.SIGINT
+    assert ALONE.agreed_stop(signal.SIGINT, look=True) == signal.SIGINT and ALONE.agreed_stop(None, look=True) is None
 
 
 # What launchers say.
@@ -260,22 +261,50 @@ def test_a_run_is_stopped_by_a_signal_to_one_process_and_goes_on_in_any_number(f
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("folder", "settings", "message"),
     [
-        ([["optimizer.l2=0.1"]] * 2, "holds a run of another recipe: optimizer.l2 was 0.0 and is 0.1; choose another"),
-        ([["training.batch_size=1"]] * 2, "a batch of 1 items cannot be split among 2 processes; start at most 1, or"),
-        ([["training.n_stops=1"]] * 2, "training.n_stops"),
-        ([[], ["training.seed=6"]], "process 1 of 2: its training.seed is 6, and that of the main process is 5"),
+        (
+            "run",
+            [["optimizer.l2=0.1"]] * 2,
+            "holds a run of another recipe: optimizer.l2 was 0.0 and is 0.1; choose another",
+        ),
+        (
+            "new",
+            [["training.batch_size=1"]] * 2,
+            "a batch of 1 items cannot be split among 2 processes; start at most 1, or",
+        ),
+        ("new", [["training.n_stops=1"]] * 2, "training.n_stops"),
+        ("run", [[], ["training.seed=6"]], "process 1 of 2: its training.seed is 6, and that of the main process is 5"),
     ],
 )
-def test_what_is_refused_is_said_once_and_nothing_is_written(float64, tmp_path, settings, message):
+def test_what_is_refused_is_said_once_and_nothing_is_written(float64, tmp_path, folder, settings, message):
     run = train(parse_recipe(float64, source="a test"), tmp_path / "run", device="cpu", progress=False).run
     before = files_of(run)
-    refused = ended(launch([command(float64, tmp_path, run, *each) for each in settings], tmp_path), tmp_path)
+    commands = [command(float64, tmp_path, tmp_path / folder, *each) for each in settings]
+    refused = ended(launch(commands, tmp_path), tmp_path)
     assert [each.code for each in refused] == [2, 2], refused
     assert refused[0].printed.count("\n") == 1 and message in refused[0].printed
     assert refused[1].printed == ""
-    assert files_of(run) == before
+    assert files_of(run) == before and not (tmp_path / "new").exists()
+
+
+def test_processes_of_two_folders_are_refused(float64, tmp_path):
+    commands = [command(float64, tmp_path, tmp_path / name) for name in ("one", "other")]
+    refused = ended(launch(commands, tmp_path), tmp_path)
+    assert [each.code for each in refused] == [2, 2], refused
+    assert "process 1 of 2: its run folder is" in refused[0].printed and refused[1].printed == ""
+    assert not (tmp_path / "one").exists() and not (tmp_path / "other").exists()
+
+
+def test_a_mistake_before_the_processes_meet_is_said_by_the_one_that_made_it(float64, tmp_path):
+    """The main one would wait for the other, as launchers end all when one has failed."""
+    missing = [*command(float64, tmp_path, tmp_path / "run"), "--device", "cuda:7"]
+    waiting, other = launch([command(float64, tmp_path, tmp_path / "run"), missing], tmp_path)
+    other.join(60)
+    waiting.kill()
+    printed = (tmp_path / "printed-1").read_text()
+    assert other.exitcode == 2
+    assert printed.startswith("circuit-lab: process 1 of 2: device 'cuda:7' is not available")
 
 
 def test_training_that_diverges_ends_in_all_processes(float64, tmp_path):

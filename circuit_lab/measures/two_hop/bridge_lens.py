@@ -106,7 +106,7 @@ def bridge_recovery(net: HookedNet, queries: Queries, *, batch_size: int = 2048)
             f"intermediates {sorted(queries.intermediates)}"
         )
     cached = len(net.lens_sites) * (n_prefix(net) + queries.tokens.shape[1]) * net.cfg.d_model
-    size = queries_at_once(net, at_most=batch_size, cached=cached)
+    size = queries_at_once(net, queries.tokens.shape[1], at_most=batch_size, cached=cached)
     readings = [_read(net, queries[start : start + size]) for start in range(0, len(queries), size)]
     rank = torch.cat([rank for rank, _ in readings])
     probability = torch.cat([probability for _, probability in readings])

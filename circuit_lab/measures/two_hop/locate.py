@@ -37,6 +37,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from circuit_lab.measures.hooked_model import has_several_streams
 from circuit_lab.measures.intervals import Interval, proportion_interval
@@ -253,16 +254,20 @@ class _Hop1Trial:
         partner_pool = PartnerPool(pool, generator=generator)
         receivers = partner_pool.hop1_receivers(queries, n_partners=n_partners)
         mates = partner_pool.same_bridge_other_tokens(queries, n_partners=n_partners)
-        self.net, self.queries, self.batch_size = net, queries, queries_at_once(net, at_most=batch_size)
+        n_pos = queries.tokens.shape[1]
+        self.net, self.queries, self.batch_size = net, queries, queries_at_once(net, n_pos, at_most=batch_size)
         self.exists, self.wanted = receivers.exists, receivers.wanted
         self.mate_exists = mates.exists
         self.receivers, self.mates = pool[receivers.rows[self.exists]], pool[mates.rows[mates.exists]]
-        self.places = output_places(net, queries.tokens.shape[1])
+        self.places = output_places(net, n_pos)
         self._streams: dict[Site, _States] = {}
         n_asked = len(queries) + len(self.receivers) + len(self.mates)
-        n_rows = n_state_rows(net, Site(net.lens_sites[0].label, ()), queries.tokens.shape[1])
+        n_rows = n_state_rows(net, Site(net.lens_sites[0].label, ()), n_pos)
         n_kept = queries_kept(net, at_most=n_asked * len(net.lens_sites), numbers=n_rows * net.cfg.d_model)
         self._n_stages_kept = max(1, n_kept // max(1, n_asked))
+        n_lending, of_all = len(queries) + len(self.mates), OutputSite(tuple(self.places))
+        numbers = n_state_rows(net, of_all, n_pos) * net.cfg.d_model
+        self._keeps_outputs = n_lending == queries_kept(net, at_most=n_lending, numbers=numbers)
 
     def rate(self, site: AnySite) -> SiteRate:
         """Rates of one site."""
@@ -322,12 +327,15 @@ class _Hop1Trial:
         """What `site_states` gives of the queries, of their receivers and of their mates."""
         if isinstance(site, Site):
             return self._of_stage(site)
+        if not self._keeps_outputs:
+            return self._of_each(site)
+        own, receiver, mate = self._of_stage(Site(stage_before(self.net, site), ()))
         places = [self.places.index(place) for place in site.places]
-        streams, outputs = self._of_stage(Site(stage_before(self.net, site), ())), self._outputs
-        own, receiver, mate = (
-            torch.cat([stream, of_all[:, places]], dim=1) for stream, of_all in zip(streams, outputs, strict=True)
+        own, mate = (
+            torch.cat([stream, of_all[:, places]], dim=1)
+            for stream, of_all in zip((own, mate), self._outputs, strict=True)
         )
-        return own, receiver, mate
+        return own, pad(receiver, (0, 0, 0, len(places))), mate  # what a receiver itself writes there is not read
 
     def _of_stage(self, site: Site) -> "_States":
         """The states at a stage, those of the last stages kept; not of held sites, which differ by position."""
@@ -341,12 +349,14 @@ class _Hop1Trial:
         return self._streams[whole]
 
     @cached_property
-    def _outputs(self) -> "_States":
-        """Every component's output, one row per place."""
-        own, receiver, mate = (
-            states[:, -len(self.places) :] for states in self._of_each(OutputSite(tuple(self.places)))
+    def _outputs(self) -> tuple[Float[Tensor, "n places d_model"], Float[Tensor, "k places d_model"]]:
+        """Every component's output for the queries and their mates, one row per place."""
+        of_all = OutputSite(tuple(self.places))
+        own, mate = (
+            site_states(self.net, asked.tokens, site=of_all)[:, -len(self.places) :]
+            for asked in (self.queries, self.mates)
         )
-        return own, receiver, mate
+        return own, mate
 
     def _of_each(self, site: AnySite) -> "_States":
         own, receiver, mate = (

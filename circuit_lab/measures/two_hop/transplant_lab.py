@@ -53,6 +53,7 @@ class TransplantLab:
     def _enter(self, site: AnySite) -> None:
         """Compute the states at a site; sites of one stage share them."""
         if self._states_of is None or not shares_states(self._states_of, site):
+            self._query_states = self._pool_states = torch.empty(0)  # not beside the new ones
             self._query_states = site_states(self.net, self.queries.tokens, site=site)
             self._pool_states = site_states(self.net, self.pool.tokens, site=site)
             self._states_of = site
@@ -137,7 +138,7 @@ class TransplantLab:
     ) -> Int[Tensor, " m"]:
         """Patched answers of (states, rows) pairs, in batches."""
         answers = [torch.zeros(0, dtype=torch.long)]
-        size = queries_at_once(self.net, at_most=self.batch_size)
+        size = queries_at_once(self.net, self.queries.tokens.shape[1], at_most=self.batch_size)
         for start in range(0, len(answer_position), size):
             part = slice(start, start + size)
             receiver_states, source_states = (states[rows[part]] for states, rows in (receivers, sources))

@@ -145,7 +145,8 @@ def causal_tests(
         generator: Draws the partners; the global random state is not used.
         n_partners: Partners per query and test.
         fitness: Which queries of the pool may lend and receive states (see `partner_fitness`); all by default.
-        batch_size: Transplants per forward pass at most; wide nets take fewer.
+        batch_size: Transplants per forward pass at most; wide nets take fewer. The random directions of the
+            interchange's control depend on how many go at once.
 
     Returns:
         The results, per site, query and partner.

@@ -81,7 +81,7 @@ def diagnose_two_hop(subject: Subject[TwoHopTask], settings: Settings) -> Diagno
         if len(queries)
     }
     rule_readings = Readings(
-        training=share_right_of_sample(net, task.training, settings),
+        training=share_right_of_sample(net, task.training, seed),
         test_id=readings["test_id"].counts,
         test_ood=readings["test_ood"].counts,
     )
@@ -119,8 +119,7 @@ def divide_training(training: Queries, generator: torch.Generator, *, max_querie
         The parts.
     """
     n = len(training)
-    n_locating = min(MAX_LOCATING_QUERIES, max_queries)
-    sizes = [min(n_locating, n // 6), min(4 * n_locating, n // 6), min(4 * max_queries, n // 2)]
+    sizes = [min(MAX_LOCATING_QUERIES, n // 6), min(4 * MAX_LOCATING_QUERIES, n // 6), min(4 * max_queries, n // 2)]
     drawn = torch.randperm(n, generator=generator).split([*sizes, n - sum(sizes)])
     return TrainingParts(*(training[rows.sort().values] for rows in drawn))
 
@@ -142,7 +141,7 @@ def _assemble(
 ) -> Diagnosis:
     task = subject.task
     reasons = plain_reasons(decision, located)
-    evidence = gather_evidence(subject.net, task, training, readings, located, settings)
+    evidence = gather_evidence(subject.net, task, training, readings, located, settings.seed)
     outcomes = tuple(_split_outcomes(name, reading) for name, reading in readings.items())
     certificate = task.certificate
     return Diagnosis(

@@ -14,7 +14,6 @@ from circuit_lab.nets import HookedNet, LensSite
 from circuit_lab.tasks import TwoHopTask
 from circuit_lab.verdict.checks import Share, share_right_of_sample
 from circuit_lab.verdict.diagnosis import Evidence
-from circuit_lab.verdict.settings import Settings
 from circuit_lab.verdict.two_hop import rules
 from circuit_lab.verdict.two_hop.outcomes import Outcome
 from circuit_lab.verdict.two_hop.reading import SplitReading
@@ -47,7 +46,7 @@ def gather_evidence(
     training: Share,
     readings: Mapping[str, SplitReading],
     located: LocatedSites,
-    settings: Settings,
+    seed: int,
 ) -> tuple[Evidence, ...]:
     """Lay out accuracies, the locating rates, the causal tests and the lens readings.
 
@@ -57,13 +56,13 @@ def gather_evidence(
         training: Right answers among the training items.
         readings: What was measured on each two-hop split.
         located: The sites.
-        settings: How many queries of a split are read.
+        seed: Draws the samples of larger splits that are only answered.
 
     Returns:
         Rows in reading order: accuracies, sites, tests by split, lens by split, norm of the weights.
     """
     rows = [Evidence.of("accuracy", "all training items", training, decides=True)]
-    rows += _accuracy_rows(net, task, readings, settings)
+    rows += _accuracy_rows(net, task, readings, seed)
     rows += _locating_rows(located)
     for split, reading in readings.items():
         rows += _test_rows(split, reading)
@@ -71,15 +70,13 @@ def gather_evidence(
     return (*rows, Evidence.of_weight_norm(weight_norms(net)))
 
 
-def _accuracy_rows(
-    net: HookedNet, task: TwoHopTask, readings: Mapping[str, SplitReading], settings: Settings
-) -> list[Evidence]:
+def _accuracy_rows(net: HookedNet, task: TwoHopTask, readings: Mapping[str, SplitReading], seed: int) -> list[Evidence]:
     """Accuracy of every split, against the best answer that ignores the question."""
     read = {split: Share(reading.counts.n_right, reading.counts.n) for split, reading in readings.items()}
     return [
         Evidence.of_accuracy(
             split,
-            read[split] if split in read else share_right_of_sample(net, queries, settings),
+            read[split] if split in read else share_right_of_sample(net, queries, seed),
             chance=task.chance[split],
             decides=split in DECIDING_SPLITS,
         )

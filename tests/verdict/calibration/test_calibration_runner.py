@@ -125,7 +125,7 @@ def test_a_record_is_plain_json(trials, counted, tmp_path):
     run_controls(trials[:1], tmp_path / "r.jsonl", progress=False)
     line = json.loads((tmp_path / "r.jsonl").read_text())
     assert line["settings"] == {"seed": 0, "n_partners": 4, "max_queries_per_split": 60}
-    assert line["readings"]["test_ood"]["counts"]["circuit"] > 0 and line["readings"]["training"]["n"] == 60
+    assert line["readings"]["test_ood"]["counts"]["circuit"] > 0 and line["readings"]["training"]["n"] == 198
 
 
 def assert_same_decision(decision, diagnosis):

@@ -5,9 +5,10 @@ import torch
 
 from circuit_lab.measures import bridge_recovery, causal_tests, locate_sites, partner_fitness, predicted_answers
 from circuit_lab.measures.sites import OutputSite, Place, Site, n_state_rows, site_states
+from circuit_lab.measures.two_hop.locate import _Hop1Trial
 from circuit_lab.nets import RecursiveTransformerConfig, build_net, memory
 from circuit_lab.nets.controls.two_hop import fact_table_read_twice
-from circuit_lab.verdict import diagnose
+from circuit_lab.verdict import checks, diagnose
 
 ROWS_AT_ONCE = 7
 
@@ -30,7 +31,7 @@ def noisy_circuit(small_task):
 @pytest.fixture
 def little_memory(monkeypatch, noisy_circuit):
     """Passes of a few queries, and states of a few of them kept; tells the sizes of the passes made."""
-    numbers = 4 * noisy_circuit.cfg.widest_activation + 3 * noisy_circuit.cfg.d_model
+    numbers = 4 * noisy_circuit.cfg.widest_activation(3) + 3 * noisy_circuit.cfg.d_model
     sizes = []
 
     def little():
@@ -98,12 +99,35 @@ def test_rows_are_counted_as_they_are_kept(site):
     assert site_states(net, tokens, site=site).shape == (5, n_state_rows(net, site, 3), 8)
 
 
-def test_larger_splits_are_read_on_a_sample(noisy_circuit, small_task):
-    """Training items and the splits without evidence, too; the verdict's words say so."""
-    diagnosis = diagnose((noisy_circuit, small_task), max_queries_per_split=50)
-    n_of = {row.split: row.n for row in diagnosis.evidence if row.name == "accuracy"}
-    assert max(n_of.values()) == 50
-    assert n_of["all training items"] == 50
+def test_larger_sets_are_answered_on_a_sample(noisy_circuit, small_task, monkeypatch):
+    """Training items and the splits without causal tests; the words say so of the first."""
     n = len(small_task.training)
-    assert f"training items: read on a sample of 50 of {n}." in diagnosis.warnings
-    assert not any("training items" in words for words in diagnose((noisy_circuit, small_task)).warnings)
+    whole = diagnose((noisy_circuit, small_task), max_queries_per_split=50)
+    assert n_of("all training items", whole) == n
+    monkeypatch.setattr(checks, "MAX_ANSWERED", 40)
+    sampled = diagnose((noisy_circuit, small_task), max_queries_per_split=50)
+    assert n_of("all training items", sampled) == n_of("atomic_id", sampled) == 40
+    assert n_of("train_inferred", sampled) == 50
+    words = f"training items: read on a sample of 40 of {n}."
+    assert words in sampled.warnings and words not in whole.warnings
+
+
+def n_of(split, diagnosis):
+    return next(row.n for row in diagnosis.evidence if row.name == "accuracy" and row.split == split)
+
+
+def test_outputs_that_are_not_kept_are_computed_anew(noisy_circuit, small_task, monkeypatch):
+    training = small_task.splits["train_inferred"]
+
+    def rates():
+        trial = _Hop1Trial(
+            noisy_circuit, training[:40], training[40:], generator=seeded(4), n_partners=4, batch_size=8192
+        )
+        return trial, [trial.rate(OutputSite((place,))) for place in trial.places]
+
+    keeping, whole = rates()
+    monkeypatch.setattr(memory, "STATES_BYTES", 1000)
+    computing, anew = rates()
+    assert keeping._keeps_outputs and not computing._keeps_outputs
+    assert whole == anew
+    assert max(rate.rate for rate in whole) > 0
