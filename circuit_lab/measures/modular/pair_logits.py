@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float64, Int
@@ -50,9 +51,12 @@ class PairLogits:
 
     def aligned(self, rows: slice = slice(None)) -> Float64[Tensor, "m order"]:
         """Y of some rows; column 0 is the right output."""
-        # x * c^-1 = d means c = d^-1 * x.
-        output = self.group.product[self.group.inverse][:, self.result[rows]].T
-        return self.centred[rows].gather(1, output)
+        return self.centred[rows].gather(1, self._aligned_outputs[self.result[rows]])
+
+    @cached_property
+    def _aligned_outputs(self) -> Int[Tensor, "order order"]:
+        """Per result x and column d, the output c with x * c^-1 = d, which is d^-1 * x."""
+        return self.group.product[self.group.inverse].T.contiguous()
 
 
 @torch.no_grad()

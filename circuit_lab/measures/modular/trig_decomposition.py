@@ -270,9 +270,9 @@ def _read_pairs(logits: PairLogits, generalising: Float64[Tensor, " order"]) -> 
             "energy": aligned.square().sum(1),
             "remaining_energy": remaining.square().sum(1),
             "correct_logit": aligned[:, 0].clone(),  # a view would keep its whole chunk
-            "loss": -aligned.log_softmax(1)[:, 0],
-            "loss_remaining": -remaining.log_softmax(1)[:, 0],
-            "margin": aligned[:, 0] - aligned[:, 1:].max(1).values,
+            "loss": aligned.logsumexp(1) - aligned[:, 0],
+            "loss_remaining": remaining.logsumexp(1) - remaining[:, 0],
+            "margin": aligned[:, 0] - aligned[:, 1:].amax(1),
         }
         for name, values in read.items():
             columns.setdefault(name, []).append(values)
