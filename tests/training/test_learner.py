@@ -76,11 +76,12 @@ def test_a_hook_sees_whole_batches_and_changes_nothing(tables):
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
-@pytest.mark.parametrize("setting", [{"precision": "bf16"}, {"batch_size": "full"}])
+@pytest.mark.parametrize("setting", [{"compile": True}, {"precision": "bf16"}, {"batch_size": "full"}])
 def test_prefixes_are_shared_where_that_is_precise_and_faster(tables, recipe, setting):
     assert learner_of(recipe).prefix_tree is not None
     tables["training"] |= setting
-    assert learner_of(parse_recipe(tables, source="a test")).prefix_tree is None
+    is_shared = learner_of(parse_recipe(tables, source="a test")).prefix_tree is not None
+    assert is_shared == ("compile" in setting)
 
 
 def test_options_at_their_defaults_are_no_options(tables, recipe):
