@@ -77,3 +77,15 @@ def test_a_hook_sees_whole_queries_and_changes_nothing(subject):
 def test_a_task_without_queries_has_no_scores(subject):
     net, task = subject
     assert split_scores(net, replace(task, training=task.training[:0], splits={"none": task.training[:0]})) == {}
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_net_is_asked_in_eval_mode_and_left_in_its_own(recipe, is_training):
+    task = build_task(recipe.task)
+    net = build_net(recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx))
+    net.train(is_training)
+    modes = []
+    net.unembed.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    split_scores(net, task)
+    assert set(modes) == {False}
+    assert {module.training for module in net.modules()} == {is_training}

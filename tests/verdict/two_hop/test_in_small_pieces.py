@@ -130,4 +130,9 @@ def test_outputs_that_are_not_kept_are_computed_anew(noisy_circuit, small_task, 
     computing, anew = rates()
     assert keeping._keeps_outputs and not computing._keeps_outputs
     assert whole == anew
+    for place in keeping.places:
+        own, receiver, mate = keeping._states(OutputSite((place,)))
+        its_own, its_receiver, its_mate = computing._states(OutputSite((place,)))
+        torch.testing.assert_close((own, mate), (its_own, its_mate))
+        torch.testing.assert_close(receiver[:, :-1], its_receiver[:, :-1])  # the last is not read
     assert max(rate.rate for rate in whole) > 0
