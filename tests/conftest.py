@@ -47,3 +47,18 @@ def small_task():
     return build_task(
         TwoHopConfig(n_entities=20, n_relations=8, out_degree=8, ood_share=0.34, test_id_share=0.15, seed=3)
     )
+
+
+@pytest.fixture(scope="module")
+def noisy_circuit(small_task):
+    """A circuit damaged by weight noise, so that tests pass for some queries and fail for others."""
+    import torch
+
+    from circuit_lab.nets.controls.two_hop import fact_table_read_twice
+
+    net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.006 * torch.randn(parameter.shape, generator=generator)
+    return net

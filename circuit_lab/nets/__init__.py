@@ -2,6 +2,7 @@
 
 from circuit_lab.nets.config import SharedTransformerConfig
 from circuit_lab.nets.distinct_inputs import DistinctInputs, distinct_inputs
+from circuit_lab.nets.eval_mode import in_eval_mode
 from circuit_lab.nets.memory import queries_at_once, queries_kept
 from circuit_lab.nets.prefix_tree import Prefixes, PrefixTree
 from circuit_lab.nets.recursive_config import RecursiveTransformerConfig
@@ -26,6 +27,7 @@ __all__ = [
     "build_net",
     "distinct_inputs",
     "find_lens_site",
+    "in_eval_mode",
     "net_config",
     "queries_at_once",
     "queries_kept",

@@ -14,6 +14,7 @@ from functools import cache, partial
 
 import torch
 
+from circuit_lab.nets import in_eval_mode
 from circuit_lab.tasks import Task
 from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.device import cpu_threads, resolve_device
@@ -166,10 +167,9 @@ def _time_evaluation(learner: Learner, task: Task, *, seconds: float) -> float:
         read_queries(learner.net, asked, torch.arange(size), **options, batch_size=LARGEST_EVALUATED)
 
     most = min(LARGEST_EVALUATED, len(asked))
-    learner.net.eval()
-    size = _largest_affordable(forward, most, seconds=seconds / 2, device=learner.device)
-    found = _median_seconds(lambda: forward(size), seconds=seconds / 2, device=learner.device)
-    learner.net.train()
+    with in_eval_mode(learner.net):
+        size = _largest_affordable(forward, most, seconds=seconds / 2, device=learner.device)
+        found = _median_seconds(lambda: forward(size), seconds=seconds / 2, device=learner.device)
     return found / size * len(asked)
 
 

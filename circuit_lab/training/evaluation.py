@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree, queries_at_once
+from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree, in_eval_mode, queries_at_once
 from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
@@ -61,14 +61,8 @@ def split_scores(
     """
     asked = evaluated_queries(task)
     options = {"loss": loss, "loss_dtype": loss_dtype, "logit_scale": logit_scale, "batch_size": batch_size}
-    was_training = net.training
-    if was_training:  # to tell every module takes as long as to ask a hundred queries
-        net.eval()
-    try:
+    with in_eval_mode(net):
         read = read_queries(net, asked, torch.arange(len(asked)), **options)
-    finally:
-        if was_training:
-            net.train()
     return {name: read.score(rows) for name, rows in asked.rows.items()}
 
 

@@ -60,9 +60,10 @@ def train(recipe: Recipe, out: str | Path, *, device: str = "auto", progress: bo
         # Whatever can be wrong is found before anything is written.
         with processes.as_one():
             prepared = prepare(recipe)
-        expected = processes.of_main(_told, prepared, out)
+            told = _told(prepared, out)
+        expected = processes.of_main(lambda: told)
         with processes.as_one():
-            _check_equal(_told(prepared, out), expected)
+            _check_equal(told, expected)
         processes.of_main(check_usable, Path(out), prepared.recipe)  # before a large net is built, or a file written
         with processes.as_one():
             held.enter_context(cpu_threads(prepared.recipe.training.n_threads))

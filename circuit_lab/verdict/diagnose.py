@@ -1,10 +1,11 @@
 """From a checkpoint to a diagnosis: the front door, which leads to the way of the task's family."""
 
+from circuit_lab.nets import in_eval_mode
 from circuit_lab.tasks import ModularTask
 from circuit_lab.verdict.diagnosis import Diagnosis
 from circuit_lab.verdict.modular.diagnose import diagnose_modular
 from circuit_lab.verdict.settings import Settings
-from circuit_lab.verdict.subject import CheckpointLike, Subject, find_subject, in_eval_mode
+from circuit_lab.verdict.subject import CheckpointLike, Subject, find_subject
 from circuit_lab.verdict.two_hop.diagnose import diagnose_two_hop
 
 

@@ -1,7 +1,5 @@
 """What is diagnosed: a net, the task whose queries it is asked, and where both come from."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -48,16 +46,3 @@ def find_subject(checkpoint: CheckpointLike, *, device: str) -> Subject:
         return Subject(net=net, task=task, source="a net and its task, in memory", checkpoint=None)
     loaded = load_checkpoint(resolve_checkpoint(checkpoint), device=str(resolve_device(device)))
     return Subject(net=loaded.net, task=loaded.task, source=str(checkpoint), checkpoint=loaded)
-
-
-@contextmanager
-def in_eval_mode(*nets: HookedNet) -> Iterator[None]:
-    """Nets in `eval` mode; each gets its own back."""
-    modes = [net.training for net in nets]
-    for net in nets:
-        net.eval()
-    try:
-        yield
-    finally:
-        for net, was_training in zip(nets, modes, strict=True):
-            net.train(was_training)

@@ -13,6 +13,7 @@ from one_example_loop import transplant
 from paired_timing import Ratio, paired_ratio
 from pairwise_attribution import transformer_lens_scores
 from torch.nn.functional import cross_entropy
+from training_ratios import RECIPES
 from transformer_lens.patching import PatchingResult, get_act_patch_resid_pre
 from transformer_lens.utilities.statistics import bootstrap_ci, derive_generator
 
@@ -44,7 +45,6 @@ from circuit_lab.training import (
     train,
 )
 
-RECIPES = Path(__file__).parents[2] / "analyses" / "recipes"
 NET = "two-hop-true-circuit"
 """The small two-hop net: four applications of one block, width 64, three positions."""
 

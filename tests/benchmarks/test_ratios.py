@@ -1,4 +1,4 @@
-"""Each paired benchmark comes near to what docs/benchmarks.md promises.
+"""Each paired benchmark reaches its target, or the somewhat lower bound that a busy machine still reaches.
 
 In a process of its own: here the shapes of our functions are checked at every call, which the peers' are not.
 """
@@ -16,9 +16,6 @@ from ratios import ROWS
 result = dataclasses.asdict(ROWS[sys.argv[1]].measure())
 """
 
-MARGIN = 0.75
-"""Of a target: what else a machine does must not fail the tests."""
-
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", ROWS)
@@ -26,4 +23,4 @@ def test_ratio(name):
     if missing := ROWS[name].missing:
         pytest.skip(f"needs {' and '.join(missing)}")
     _, ratio = run_alone(MEASURE, name, *sys.path)
-    assert ratio["median"] >= MARGIN * ROWS[name].target, ratio
+    assert ratio["median"] >= ROWS[name].least, ratio

@@ -5,6 +5,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, TypeAdapter, computed_field
 
+from circuit_lab.nets import in_eval_mode
 from circuit_lab.verdict.comparison.differences import Difference, compare_numbers
 from circuit_lab.verdict.comparison.modular_path import compare_modular_paths
 from circuit_lab.verdict.comparison.paired_queries import Side, ask_the_same, paired_hits
@@ -13,7 +14,7 @@ from circuit_lab.verdict.diagnose import diagnose_subject
 from circuit_lab.verdict.diagnosis import Diagnosis
 from circuit_lab.verdict.reported import Reported
 from circuit_lab.verdict.settings import Settings
-from circuit_lab.verdict.subject import CheckpointLike, find_subject, in_eval_mode
+from circuit_lab.verdict.subject import CheckpointLike, find_subject
 
 SCHEMA_VERSION = 1
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from circuit_lab.nets import in_eval_mode
 from circuit_lab.verdict.comparison.differences import Difference, HitsOfBoth, compare_numbers
 from circuit_lab.verdict.comparison.paired_queries import Side, ask_the_same, paired_hits
 from circuit_lab.verdict.diagnosis import Diagnosis, Evidence
-from circuit_lab.verdict.subject import in_eval_mode
 
 FALSE_ALARMS = 0.05
 """Share of 95 % intervals that exclude 0 although nothing differs."""
@@ -86,17 +86,12 @@ def _put_together(family: str, diagnoses: tuple[Diagnosis, ...]) -> SideBySide:
     sides = [Side(d.measurements.subject, d) if d.measurements is not None else None for d in diagnoses]
     differences: dict[tuple[int, int], tuple[Difference | None, ...]] = {}
     same: dict[tuple[int, int], bool | None] = {}
-    with in_eval_mode(*_distinct_nets(sides)):
+    with in_eval_mode(*(side.subject.net for side in sides if side is not None)):
         for i, j in combinations(range(len(diagnoses)), 2):
             same[i, j] = same[j, i] = _asks_the_same(sides[i], sides[j])
             differences[i, j] = _differences(diagnoses[i], diagnoses[j], sides[i], sides[j], numbers, same[i, j])
             differences[j, i] = tuple(row and _the_other_way(row) for row in differences[i, j])
     return SideBySide(family, diagnoses, numbers, differences, same)
-
-
-def _distinct_nets(sides: Sequence[Side | None]) -> list:
-    """The nets, each once: one that was diagnosed twice must get its own mode back."""
-    return list({id(side.subject.net): side.subject.net for side in sides if side is not None}.values())
 
 
 def _shown_numbers(diagnoses: Sequence[Diagnosis]) -> tuple[NumberOfAll, ...]:

@@ -1,11 +1,11 @@
 """From a diagnosis made just now to its exhibits."""
 
+from circuit_lab.nets import in_eval_mode
 from circuit_lab.verdict.diagnosis import Diagnosis
 from circuit_lab.verdict.exhibits.gather_modular import gather_modular
 from circuit_lab.verdict.exhibits.gather_two_hop import gather_two_hop
 from circuit_lab.verdict.exhibits.modular import ModularExhibits
 from circuit_lab.verdict.exhibits.two_hop import TwoHopExhibits
-from circuit_lab.verdict.subject import in_eval_mode
 
 Exhibits = TwoHopExhibits | ModularExhibits
 

@@ -47,17 +47,6 @@ def test_a_transplant_by_hand():
 
 
 @pytest.fixture(scope="module")
-def noisy_circuit(small_task):
-    """A circuit damaged by weight noise, so that tests pass for some queries and fail for others."""
-    net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
-    generator = seeded(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter += 0.006 * torch.randn(parameter.shape, generator=generator)
-    return net
-
-
-@pytest.fixture(scope="module")
 def noisy_results(noisy_circuit, small_task):
     pool = known_good(noisy_circuit, small_task.splits["train_inferred"])
     queries = small_task.splits["test_ood"][:40]

@@ -7,7 +7,6 @@ from circuit_lab.measures import bridge_recovery, causal_tests, locate_sites, pa
 from circuit_lab.measures.sites import OutputSite, Place, Site, n_state_rows, site_states
 from circuit_lab.measures.two_hop.locate import _Hop1Trial
 from circuit_lab.nets import RecursiveTransformerConfig, build_net, memory
-from circuit_lab.nets.controls.two_hop import fact_table_read_twice
 from circuit_lab.verdict import checks, diagnose
 
 ROWS_AT_ONCE = 7
@@ -15,17 +14,6 @@ ROWS_AT_ONCE = 7
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def noisy_circuit(small_task):
-    """A circuit damaged by weight noise, so that tests pass for some queries and fail for others."""
-    net = fact_table_read_twice(small_task.facts, d_vocab=small_task.d_vocab)
-    generator = seeded(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter += 0.006 * torch.randn(parameter.shape, generator=generator)
-    return net.eval()
 
 
 @pytest.fixture
