@@ -14,8 +14,8 @@ from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree, in_
 from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
-LARGEST_EVALUATED = 4096
-"""Queries of one forward pass at most; wide nets take fewer."""
+LARGEST_EVALUATED = 2048
+"""Queries of one forward pass at most; wide nets take fewer. Activations of more do not fit in a processor's cache."""
 
 
 @dataclass(frozen=True)

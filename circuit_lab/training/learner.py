@@ -25,7 +25,7 @@ from circuit_lab.training.batches import BatchStream
 from circuit_lab.training.checkpoint import Checkpoint
 from circuit_lab.training.data_parallel import ALONE, Processes
 from circuit_lab.training.losses import answer_loss
-from circuit_lab.training.optimizer import freeze_all_but, is_decayed, learning_rate, make_optimizer
+from circuit_lab.training.optimizer import FlatAdamW, freeze_all_but, learning_rate
 from circuit_lab.training.recipe import Recipe
 from circuit_lab.training.regularisation import add_penalty_gradient, norm_of
 from circuit_lab.training.weight_average import WeightAverage
@@ -38,7 +38,7 @@ class Learner:
 
     Attributes:
         net: The net, in `train` mode, with the weights of the last step.
-        optimizer: Its optimiser, of the weights that are trained.
+        optimizer: Its optimiser, which has the weights that are trained as vectors.
         average: The average of its weights; None if the recipe has none.
         first_norm: Euclidean norm of the trained weights before the first step of the run.
         items: Tokens, answers and answer positions of all training items, on the device; where a step takes them all,
@@ -70,9 +70,8 @@ class Learner:
             self.net.load_unique_state_dict(parent.net.to(dtype).unique_state_dict())
         self.net.to(device).train()
         freeze_all_but(self.net, recipe.optimizer.only)
-        self.optimizer = make_optimizer(self.net, recipe.optimizer)
-        self._named = [(name, weight) for name, weight in self.net.named_parameters() if weight.requires_grad]
-        self.first_norm = norm_of(weight for _, weight in self._named)
+        self.optimizer = FlatAdamW(self.net, recipe.optimizer)
+        self.first_norm = norm_of(self.optimizer.vectors)
         decay = recipe.training.ema_decay
         self.average = WeightAverage(self.net, decay=decay) if decay > 0 else None
         self._put_items_on_the_device(task)
@@ -132,20 +131,18 @@ class Learner:
 
     def step_on(self, rows: Int[Tensor, " batch"] | None, step: int) -> Tensor:
         """One optimiser step on training items of the caller's choice, None for all; otherwise as `step`."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe.optimizer, step)
+        optimizer, vectors = self.optimizer, self.optimizer.vectors
         if self.recipe.training.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         with matmul_precision(self.recipe.training):
             loss = self._loss(*self._batch(rows))
-            self.optimizer.zero_grad()
             loss.backward()
-        trained = [weight for _, weight in self._named]
-        loss = self._processes.combine(trained, loss.detach(), weight_of_share=self._weight_of_share)
+        optimizer.gather_gradients()
+        loss = self._processes.combine(vectors, loss.detach(), weight_of_share=self._weight_of_share)
         self._add_penalties()
         if self.recipe.optimizer.max_gradient_norm > 0:
-            clip_grad_norm_(trained, self.recipe.optimizer.max_gradient_norm)
-        self.optimizer.step()
+            clip_grad_norm_(vectors, self.recipe.optimizer.max_gradient_norm)
+        optimizer.step(learning_rate(self.recipe.optimizer, step))
         if self.recipe.optimizer.fixed_norm:
             self._restore_norm()
         if self.average is not None:
@@ -157,22 +154,21 @@ class Learner:
         l1, l2 = self.recipe.optimizer.l1, self.recipe.optimizer.l2
         if l1 == 0 and l2 == 0:
             return
-        for name, weight in self._named:
-            if is_decayed(name) and weight.grad is not None:
-                add_penalty_gradient(weight.grad, weight, l1=l1, l2=l2)
+        for vector, decays in zip(self.optimizer.vectors, self.optimizer.decays, strict=True):
+            if decays and vector.grad is not None:
+                add_penalty_gradient(vector.grad, vector, l1=l1, l2=l2)
 
     @torch.no_grad()
     def _restore_norm(self) -> None:
-        weights = [weight for _, weight in self._named]
-        scale = self.first_norm / norm_of(weights)
-        for weight in weights:
-            weight.mul_(scale)
+        scale = self.first_norm / norm_of(self.optimizer.vectors)
+        for vector in self.optimizer.vectors:
+            vector.mul_(scale)
 
     def count_flops(self, rows: Int[Tensor, " batch"] | None) -> int:
         """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
         with FlopCounterMode(display=False) as counter:
             self._plain_loss(*self._batch(rows)).backward()
-        self.optimizer.zero_grad()
+        self.net.zero_grad()
         return counter.get_total_flops()
 
     def _batch(

@@ -1,14 +1,18 @@
 """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with decay on weight matrices and embeddings only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet
 from circuit_lab.training.recipe import OptimizerRecipe, PartName
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's running means of the gradient and of its square, by torch's names."""
 PARTS: Mapping[str, PartName] = MappingProxyType(
     {
         "embed": "embedding",
@@ -66,20 +70,105 @@ def is_decayed(name: str) -> bool:
     return name.rpartition(".")[2].startswith("W_")
 
 
-def make_optimizer(net: HookedNet, recipe: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW in two groups, decayed and not; each tied weight once, and none that is frozen."""
-    named = [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
-    groups = [
-        {"params": [p for n, p in named if is_decayed(n)], "weight_decay": recipe.weight_decay},
-        {"params": [p for n, p in named if not is_decayed(n)], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-        eps=recipe.eps,
-        fused=True,
-    )
+class FlatAdamW:
+    """AdamW over the trained weights of a net as one or two long vectors: those that decay, and the others.
+
+    To go through the seventy weights of a small net one by one takes longer than the arithmetic. The net's weights
+    become views of the vectors, so that whatever reads or writes one reads or writes the other.
+
+    Attributes:
+        vectors: The weights, `[n]` each, those that decay first; each with its gradient.
+        decays: Whether each of them decays.
+        moments: AdamW's two moments: "exp_avg" and "exp_avg_sq" -> a vector like each of `vectors`; 0 before the first
+            step.
+        n_steps: Steps done: a number on the device for each of the vectors.
+
+    Args:
+        net: The net, on its device.
+        recipe: Betas, eps and decay; the rate is that of each step.
+    """
+
+    def __init__(self, net: HookedNet, recipe: OptimizerRecipe) -> None:
+        trained = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+        groups = [[name for name in trained if is_decayed(name) == decays] for decays in (True, False)]
+        self._groups = [{name: trained[name] for name in names} for names in groups if names]
+        self.decays = [is_decayed(next(iter(group))) for group in self._groups]
+        values = self.flattened({name: weight.detach() for name, weight in trained.items()})
+        self.vectors = [nn.Parameter(value) for value in values]
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [vector], "weight_decay": recipe.weight_decay if decays else 0.0}
+                for vector, decays in zip(self.vectors, self.decays, strict=True)
+            ],
+            betas=recipe.betas,
+            eps=recipe.eps,
+            fused=True,
+        )
+        self.n_steps = [torch.zeros((), device=net.device) for _ in values]  # torch counts each up by itself
+        self.move_to(values, {moment: [torch.zeros_like(value) for value in values] for moment in MOMENTS})
+
+    def flattened(self, by_name: Mapping[str, Float[Tensor, "..."]], *, n_stacked: int = 0) -> list[Tensor]:
+        """Tensors like the weights, in the order of the vectors.
+
+        Args:
+            by_name: A tensor for each trained weight, of its shape.
+            n_stacked: How many dimensions stand before that shape.
+
+        Returns:
+            `[..., n]` for each of the vectors.
+        """
+        return [torch.cat([by_name[name].flatten(n_stacked) for name in group], dim=-1) for group in self._groups]
+
+    def by_name(self, vectors: Sequence[Float[Tensor, "*stack _"]]) -> dict[str, Tensor]:
+        """What stands for each weight in vectors like `vectors`, or in stacks of such.
+
+        Args:
+            vectors: One like each of `vectors`.
+
+        Returns:
+            Name of each trained weight -> a view, of the weight's shape after the dimensions of the stack.
+        """
+        views: dict[str, Tensor] = {}
+        for group, vector in zip(self._groups, vectors, strict=True):
+            pieces = vector.split([weight.numel() for weight in group.values()], dim=-1)
+            for (name, weight), piece in zip(group.items(), pieces, strict=True):
+                views[name] = piece.unflatten(-1, weight.shape)
+        return views
+
+    def move_to(self, vectors: Sequence[Float[Tensor, " _"]], moments: Mapping[str, Sequence[Tensor]]) -> None:
+        """From now on weights and moments are these, not copies of them.
+
+        Args:
+            vectors: Values of `vectors`.
+            moments: Values of `moments`.
+        """
+        views = self.by_name(vectors)
+        for group in self._groups:
+            for name, weight in group.items():
+                weight.data = views[name]
+        self.moments = {moment: list(values) for moment, values in moments.items()}
+        for place, (vector, values) in enumerate(zip(self.vectors, vectors, strict=True)):
+            vector.data = values
+            state = {moment: self.moments[moment][place] for moment in MOMENTS}
+            self._adamw.state[vector] = {"step": self.n_steps[place], **state}
+
+    def gather_gradients(self) -> None:
+        """Move the gradients of the net's weights, which all have one, to the vectors."""
+        for group, vector in zip(self._groups, self.vectors, strict=True):
+            gradients = [weight.grad for weight in group.values()]
+            vector.grad = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+            for weight in group.values():
+                weight.grad = None
+
+    def step(self, rate: float) -> None:
+        """One step along the gradients of the vectors.
+
+        Args:
+            rate: The learning rate.
+        """
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
 
 
 def learning_rate(recipe: OptimizerRecipe, step: int) -> float:

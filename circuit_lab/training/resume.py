@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -17,10 +16,10 @@ from circuit_lab.errors import InputError
 from circuit_lab.nets import HookedNet
 from circuit_lab.tasks.safe_files import check_inside
 from circuit_lab.training.checkpoint import METADATA_KEY, check_finite, read_tensors, weights_hash
+from circuit_lab.training.optimizer import MOMENTS, FlatAdamW
 from circuit_lab.training.run_folder import RESUME, write_atomically
 from circuit_lab.training.weight_average import WeightAverage
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 AVERAGE = "average"
 _START_AGAIN = "delete it to train this run from the start"
 
@@ -35,7 +34,7 @@ class _Saved(BaseModel):
 
 
 def save_resume(
-    run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, step: int, average: WeightAverage | None = None
+    run: Path, *, net: HookedNet, optimizer: FlatAdamW, step: int, average: WeightAverage | None = None
 ) -> None:
     """Write the state after `step` steps; a kill, or an error, leaves the state before it.
 
@@ -54,17 +53,10 @@ def save_resume(
     write_atomically(run / RESUME, safetensors.torch.save(tensors, {METADATA_KEY: saved.model_dump_json()}))
 
 
-def state_tensors(*, net: HookedNet, optimizer: torch.optim.AdamW, average: WeightAverage | None) -> dict[str, Tensor]:
-    """Weights, moments (none before the first step) and average, on the CPU; `put_state` takes them."""
-    tensors = {}
-    for name, weight in net.named_parameters():
-        tensors[f"weight/{name}"] = weight.detach().cpu().contiguous()
-        for moment in MOMENTS:
-            if weight in optimizer.state:
-                tensors[f"{moment}/{name}"] = optimizer.state[weight][moment].cpu().contiguous()
-        if average is not None:
-            tensors[f"{AVERAGE}/{name}"] = average.tensors[name].cpu().contiguous()
-    return tensors
+def state_tensors(*, net: HookedNet, optimizer: FlatAdamW, average: WeightAverage | None) -> dict[str, Tensor]:
+    """Weights, moments and average, on the CPU; `put_state` takes them."""
+    weights = {f"weight/{name}": weight.detach() for name, weight in net.named_parameters()}
+    return {name: tensor.cpu().contiguous() for name, tensor in (weights | _kept_beside(optimizer, average)).items()}
 
 
 def put_state(
@@ -72,24 +64,28 @@ def put_state(
     step: int,
     *,
     net: HookedNet,
-    optimizer: torch.optim.AdamW,
+    optimizer: FlatAdamW,
     average: WeightAverage | None,
 ) -> None:
     """Put the state after `step` steps, as `state_tensors` has it, into a fresh net, optimiser and average."""
     weights = {name: tensors[f"weight/{name}"] for name, _ in net.named_parameters()}
     net.load_unique_state_dict(net.unique_state_dict() | weights)  # with what is fixed, such as initial streams
-    for name, weight in net.named_parameters():
-        if weight.requires_grad and step > 0:
-            optimizer.state[weight] = {
-                "step": torch.tensor(float(step), device=weight.device),
-                **{moment: tensors[f"{moment}/{name}"].to(weight.device) for moment in MOMENTS},
-            }
-        if average is not None:
-            average.tensors[name].copy_(tensors[f"{AVERAGE}/{name}"])
+    for name, kept in _kept_beside(optimizer, average).items():
+        kept.copy_(tensors[name])
+    for counter in optimizer.n_steps:
+        counter.fill_(step)
+
+
+def _kept_beside(optimizer: FlatAdamW, average: WeightAverage | None) -> dict[str, Tensor]:
+    """What is kept of each weight besides itself, in its place."""
+    kinds = {moment: optimizer.by_name(vectors) for moment, vectors in optimizer.moments.items()}
+    if average is not None:
+        kinds[AVERAGE] = average.tensors
+    return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
 
 
 def load_resume(
-    run: Path, *, net: HookedNet, optimizer: torch.optim.AdamW, n_steps: int, average: WeightAverage | None = None
+    run: Path, *, net: HookedNet, optimizer: FlatAdamW, n_steps: int, average: WeightAverage | None = None
 ) -> int:
     """Put the saved state into a fresh net and optimiser.
 

@@ -62,7 +62,8 @@ def stream_checkpoints(run: str | Path, *, device: str = "cpu") -> Iterator[Chec
         del tensors  # else the file's tensors stay while the net is used
         if where.type != "cpu":
             net.to(where)
-        net.eval()
+        if net.training:
+            net.eval()
         yield record.checkpoint(path, net=net, task=task)
 
 

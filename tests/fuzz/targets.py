@@ -35,7 +35,7 @@ from circuit_lab.nets import build_net
 from circuit_lab.tasks import build_task, read_dataset_folder
 from circuit_lab.training import load_checkpoint, load_recipe, parse_recipe, read_metrics
 from circuit_lab.training.checkpoint_format import METADATA_KEY, file_hash
-from circuit_lab.training.optimizer import make_optimizer
+from circuit_lab.training.optimizer import FlatAdamW
 from circuit_lab.training.resume import load_resume
 
 
@@ -189,7 +189,7 @@ def _net_and_optimizer():
     recipe = seeds().recipe
     task = build_task(recipe.task)
     net = build_net(recipe.net_config(d_vocab=task.d_vocab, d_vocab_out=task.d_vocab_out, n_ctx=task.n_ctx))
-    return net, make_optimizer(net, recipe.optimizer)
+    return net, FlatAdamW(net, recipe.optimizer)
 
 
 def resume_state(data: bytes) -> None:

@@ -37,7 +37,7 @@ def first_gradients(tables, precision):
     recipe = parse_recipe(tables | {"training": training, "optimizer": optimizer}, source="a test")
     learner = Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
     loss = learner.step(0)
-    return float(loss), {name: weight.grad for name, weight in learner.net.named_parameters()}
+    return float(loss), learner.optimizer.by_name([vector.grad for vector in learner.optimizer.vectors])
 
 
 @pytest.mark.parametrize("net", ["shared", "recursive"])

@@ -40,28 +40,18 @@ def learner_of(recipe):
     return Learner(recipe, build_task(recipe.task), torch.device("cpu"), None)
 
 
-def test_a_recipe_without_options_takes_the_steps_of_plain_torch_bit_by_bit(tables):
-    tables["net"]["attention_dir"] = "bidirectional"
-    recipe = parse_recipe(tables, source="a test")
-    learner = learner_of(recipe)
-    for step in range(12):
-        learner.step(step)
-    expected = plain_torch(recipe, 12)
-    assert learner.prefix_tree is None, "every state of a bidirectional net hangs on the whole query"
-    assert all(torch.equal(weight, expected[name]) for name, weight in learner.net.named_parameters())
-    assert learner.net.training and learner.average is None
-
-
-def test_a_causal_net_takes_them_up_to_rounding(tables):
+@pytest.mark.parametrize("attention_dir", ["bidirectional", "causal"])
+def test_a_recipe_without_options_takes_the_steps_of_plain_torch(tables, attention_dir):
     """Up to what AdamW makes of rounding where gradients vanish."""
-    tables["training"]["dtype"] = "float64"
+    tables["net"]["attention_dir"], tables["training"]["dtype"] = attention_dir, "float64"
     recipe = parse_recipe(tables, source="a test")
     learner = learner_of(recipe)
-    assert learner.prefix_tree is not None
+    assert (learner.prefix_tree is None) == (attention_dir == "bidirectional"), "whose states hang on the whole query"
     for step in range(12):
         learner.step(step)
     for name, weight in plain_torch(recipe, 12).items():
         torch.testing.assert_close(learner.net.get_parameter(name), weight, rtol=0, atol=1e-8)
+    assert learner.net.training and learner.average is None
 
 
 def test_a_hook_sees_whole_batches_and_changes_nothing(tables):

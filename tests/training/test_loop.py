@@ -28,7 +28,7 @@ from circuit_lab.training import (
 )
 from circuit_lab.training.batches import STEPS_PER_CHUNK, BatchStream
 from circuit_lab.training.learner import Learner
-from circuit_lab.training.optimizer import make_optimizer
+from circuit_lab.training.optimizer import FlatAdamW
 from circuit_lab.training.recipe import OptimizerRecipe
 
 
@@ -75,7 +75,9 @@ def test_one_step_of_decay_by_hand(recipe):
         for parameter in net.parameters():
             parameter.fill_(4.0)
             parameter.grad = torch.zeros_like(parameter)
-    make_optimizer(net, OptimizerRecipe(learning_rate=0.1, weight_decay=0.5)).step()
+    optimizer = FlatAdamW(net, OptimizerRecipe(weight_decay=0.5))
+    optimizer.gather_gradients()
+    optimizer.step(0.1)
     after = {name: float(parameter.detach().unique()) for name, parameter in net.named_parameters()}
     assert after.pop("embed.W_E") == pytest.approx(3.8)
     assert {after[f"blocks.0.{name}"] for name in ("attn.b_Q", "attn.b_O", "mlp.b_in", "ln1.w", "ln1.b")} == {4.0}
