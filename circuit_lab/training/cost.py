@@ -164,7 +164,7 @@ def _time_evaluation(learner: Learner, task: Task, *, seconds: float) -> float:
     options = {"loss": training.loss, "loss_dtype": getattr(torch, training.loss_dtype)}
 
     def forward(size: int) -> None:
-        read_queries(learner.net, asked, torch.arange(size), **options, batch_size=LARGEST_EVALUATED)
+        read_queries(learner.net, asked, size, **options, batch_size=LARGEST_EVALUATED)
 
     most = min(LARGEST_EVALUATED, len(asked))
     with in_eval_mode(learner.net):

@@ -1,7 +1,7 @@
 """Accuracy and loss of every split."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from weakref import WeakKeyDictionary
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from circuit_lab.nets import HookedNet, HookedSharedTransformer, PrefixTree, in_eval_mode, queries_at_once
+from circuit_lab.nets import HookedNet, HookedSharedTransformer, Prefixes, PrefixTree, in_eval_mode, queries_at_once
 from circuit_lab.tasks import Task
 from circuit_lab.training.losses import LossName, answer_loss
 
@@ -60,9 +60,11 @@ def split_scores(
         Split name -> score, and "training" for all training items together, if any are known.
     """
     asked = evaluated_queries(task)
+    if len(asked) == 0:
+        return {}
     options = {"loss": loss, "loss_dtype": loss_dtype, "logit_scale": logit_scale, "batch_size": batch_size}
     with in_eval_mode(net):
-        read = read_queries(net, asked, torch.arange(len(asked)), **options)
+        read = read_queries(net, asked, len(asked), **options)
     return {name: read.score(rows) for name, rows in asked.rows.items()}
 
 
@@ -81,13 +83,19 @@ class EvaluatedQueries:
     answer: Int[Tensor, " n"]
     answer_position: Int[Tensor, " n"]
     rows: Mapping[str, Int[Tensor, " n_split"]]
+    _prefixes: dict[tuple[int, int], Prefixes] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def prefixes(self, start: int, stop: int) -> Prefixes:
+        """The prefixes of those from `start` to `stop`, which are kept: checkpoint after checkpoint is asked them."""
+        if (start, stop) not in self._prefixes:
+            self._prefixes[start, stop] = self._prefix_tree.prefixes_of(torch.arange(start, stop))
+        return self._prefixes[start, stop]
+
     @cached_property
-    def prefix_tree(self) -> PrefixTree:
-        """Their prefixes."""
+    def _prefix_tree(self) -> PrefixTree:
         return PrefixTree(self.tokens, self.answer_position)
 
 
@@ -144,19 +152,19 @@ class QueryReadings:
 def read_queries(
     net: HookedNet,
     asked: EvaluatedQueries,
-    rows: Int[Tensor, " n"],
+    n: int,
     *,
     loss: LossName,
     loss_dtype: torch.dtype,
     logit_scale: float = 1.0,
     batch_size: int,
 ) -> QueryReadings:
-    """Ask some of the queries, with the net in the mode it is in.
+    """Ask the first of the queries, with the net in the mode it is in.
 
     Args:
         net: The net.
         asked: The queries.
-        rows: Which.
+        n: How many, at least one.
         loss: As of `split_scores`, like the others.
         loss_dtype: Type in which the loss is computed.
         logit_scale: The loss is of the logits times this.
@@ -166,17 +174,19 @@ def read_queries(
         A reading per query.
     """
     is_right, losses = [], []
-    for batch in rows.split(queries_at_once(net, asked.tokens.shape[1], at_most=batch_size)):
-        logits = _logits(net, asked, batch)
-        answer = asked.answer[batch].to(logits.device)
+    size = queries_at_once(net, asked.tokens.shape[1], at_most=batch_size)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        logits = _logits(net, asked, start, stop)
+        answer = asked.answer[start:stop].to(logits.device)
         is_right.append((logits.argmax(-1) == answer).cpu())
         of_each = answer_loss(logits, answer, loss=loss, dtype=loss_dtype, reduction="none", scale=logit_scale)
         losses.append(of_each.cpu().double())
     return QueryReadings(is_right=torch.cat(is_right), loss=torch.cat(losses))
 
 
-def _logits(net: HookedNet, asked: EvaluatedQueries, rows: Int[Tensor, " n"]) -> Float[Tensor, "n d_vocab_out"]:
+def _logits(net: HookedNet, asked: EvaluatedQueries, start: int, stop: int) -> Float[Tensor, "n d_vocab_out"]:
     n_pos = asked.tokens.shape[1]
     if isinstance(net, HookedSharedTransformer) and net.gains_by_prefixes(n_pos) and not net.has_hooks:
-        return net.logits_of_prefixes(asked.prefix_tree.prefixes_of(rows))
-    return net(asked.tokens[rows], answer_only=True, answer_position=asked.answer_position[rows])
+        return net.logits_of_prefixes(asked.prefixes(start, stop))
+    return net(asked.tokens[start:stop], answer_only=True, answer_position=asked.answer_position[start:stop])

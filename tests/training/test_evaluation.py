@@ -89,3 +89,13 @@ def test_a_net_is_asked_in_eval_mode_and_left_in_its_own(recipe, is_training):
     split_scores(net, task)
     assert set(modes) == {False}
     assert {module.training for module in net.modules()} == {is_training}
+
+
+def test_what_is_kept_of_a_task_serves_other_nets_and_batches(subject):
+    net, task = subject
+    other = build_net(net.cfg.model_copy(update={"init_seed": 1})).double()
+    found = {(each, size): split_scores(each, task, batch_size=size) for each in (net, other) for size in (7, 30, 7)}
+    for each in (net, other):
+        for name, score in found[each, 7].items():
+            assert found[each, 30][name].loss == pytest.approx(score.loss, abs=1e-6)
+            assert found[net, 7][name].loss != pytest.approx(found[other, 7][name].loss, abs=1e-6)
