@@ -4,6 +4,7 @@
 machine may miss that. Those that need a GPU are measured where there is one.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from analysis_ratios import (
     timeline,
     unrelated_pairs,
 )
+from own_process import run_alone
 from paired_timing import Ratio
 from peer_process import INSTALLED
 from training_ratios import (
@@ -33,6 +35,12 @@ from training_ratios import (
     stacked_steps,
 )
 
+_MEASURE = """
+import dataclasses, sys
+sys.path[:0] = sys.argv[2:]
+from ratios import ROWS
+result = dataclasses.asdict(ROWS[sys.argv[1]].measure())
+"""
 NATIVE = "the same net of TransformerLens `boot_native`, in plain torch"
 ONE_BY_ONE = "one net after the other"
 
@@ -185,3 +193,13 @@ ROWS = {
         needs=frozenset({"a GPU"}),
     ),
 }
+
+
+def measured_alone(name: str) -> Ratio:
+    """Measure a row in a process of its own.
+
+    What ran before would change it (the memory that it left), and so would the checks of shapes in a process of tests,
+    which the peers' functions do not have.
+    """
+    _, ratio = run_alone(_MEASURE, name, *sys.path)
+    return Ratio(**ratio)

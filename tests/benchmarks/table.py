@@ -17,7 +17,7 @@ PAPER_SIZE = ROOT / "docs" / "paper_size.json"
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(Path(__file__).parent)]
 
 from promised_seconds import WAITS  # noqa: E402
-from ratios import ROWS  # noqa: E402
+from ratios import ROWS, measured_alone  # noqa: E402
 from scaling import CURVES, N_ROUNDS  # noqa: E402
 
 HEAD = """# Benchmarks
@@ -27,9 +27,9 @@ Written by `make bench`. A ratio depends on the machine less than a time does, b
 ## Against peers
 
 Each row first shows that both give equal results (the row of matrix products: that these are all of a step's), then
-times them in turn, with one thread, in one process but for a peer that needs an environment of its own (`make
-bench-peers`): the median ratio (peer's time / ours) of the paired runs, with the smallest and the largest. What is
-compared stands in `tests/benchmarks/ratios.py`. `make test-slow` holds every row that the machine can measure to its
+times them in turn, with one thread, in one process of the row's own but for a peer that needs another environment
+(`make bench-peers`): the median ratio (peer's time / ours) of the paired runs, with the smallest and the largest. What
+is compared stands in `tests/benchmarks/ratios.py`. `make test-slow` holds every row that the machine can measure to its
 target or, where a busy machine may miss that, to the bound in brackets. Compiled steps are timed after compiling.
 
 | work | peer | ratio | range | pairs | target |
@@ -80,7 +80,7 @@ def against_peers(names: Iterable[str]) -> Iterator[str]:
         bound = "" if row.least == row.target else f" ({row.least:g})"
         told = f"not measured, for want of {' and '.join(row.missing)} | | "
         if not row.missing:
-            ratio = row.measure()
+            ratio = measured_alone(name)
             told = f"{ratio.median:.1f} | {ratio.low:.1f} to {ratio.high:.1f} | {ratio.n_pairs}"
         yield f"| {row.work} | {row.peer} | {told} | {row.target:g}{bound} |"
 

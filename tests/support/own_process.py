@@ -19,6 +19,6 @@ print(_json.dumps({"bytes": 1024 * _kib, "result": globals().get("result")}))
 def run_alone(code: str, *arguments: str) -> tuple[int, Any]:
     """The largest resident size in bytes, and what the code left in `result`."""
     command = [sys.executable, "-c", code + _PRINT_PEAK, *arguments]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     measured = json.loads(printed.splitlines()[-1])
     return measured["bytes"], measured["result"]
