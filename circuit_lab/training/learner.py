@@ -136,6 +136,7 @@ class Learner:
             torch.compiler.cudagraph_mark_step_begin()
         with matmul_precision(self.recipe.training):
             loss = self._loss(*self._batch(rows))
+            optimizer.zero_grad()
             loss.backward()
         optimizer.gather_gradients()
         loss = self._processes.combine(vectors, loss.detach(), weight_of_share=self._weight_of_share)
@@ -155,7 +156,8 @@ class Learner:
         if l1 == 0 and l2 == 0:
             return
         for vector, decays in zip(self.optimizer.vectors, self.optimizer.decays, strict=True):
-            if decays and vector.grad is not None:
+            if decays:
+                assert vector.grad is not None
                 add_penalty_gradient(vector.grad, vector, l1=l1, l2=l2)
 
     @torch.no_grad()
@@ -168,7 +170,7 @@ class Learner:
         """Additions and multiplications of the matrix products of one step, forward and backward; no step is made."""
         with FlopCounterMode(display=False) as counter:
             self._plain_loss(*self._batch(rows)).backward()
-        self.net.zero_grad()
+        self.optimizer.zero_grad()
         return counter.get_total_flops()
 
     def _batch(

@@ -73,15 +73,15 @@ def is_decayed(name: str) -> bool:
 class FlatAdamW:
     """AdamW over the trained weights of a net as one or two long vectors: those that decay, and the others.
 
-    To go through the seventy weights of a small net one by one takes longer than the arithmetic. The net's weights
-    become views of the vectors, so that whatever reads or writes one reads or writes the other.
+    A small net has some seventy weights, and to go through two vectors takes less time. The net's weights become views
+    of the vectors, so that whatever reads or writes one reads or writes the other.
 
     Attributes:
-        vectors: The weights, `[n]` each, those that decay first; each with its gradient.
+        vectors: The weights, `[n]` each, those that decay first; with their gradients from `gather_gradients` on.
         decays: Whether each of them decays.
         moments: AdamW's two moments: "exp_avg" and "exp_avg_sq" -> a vector like each of `vectors`; 0 before the first
             step.
-        n_steps: Steps done: a number on the device for each of the vectors.
+        n_steps: Calls of `step`: a number on the device for each of the vectors.
 
     Args:
         net: The net, on its device.
@@ -93,7 +93,7 @@ class FlatAdamW:
         groups = [[name for name in trained if is_decayed(name) == decays] for decays in (True, False)]
         self._groups = [{name: trained[name] for name in names} for names in groups if names]
         self.decays = [is_decayed(next(iter(group))) for group in self._groups]
-        values = self.flattened({name: weight.detach() for name, weight in trained.items()})
+        values = [torch.cat([weight.detach().flatten() for weight in group.values()]) for group in self._groups]
         self.vectors = [nn.Parameter(value) for value in values]
         self._adamw = torch.optim.AdamW(
             [
@@ -106,18 +106,6 @@ class FlatAdamW:
         )
         self.n_steps = [torch.zeros((), device=net.device) for _ in values]  # torch counts each up by itself
         self.move_to(values, {moment: [torch.zeros_like(value) for value in values] for moment in MOMENTS})
-
-    def flattened(self, by_name: Mapping[str, Float[Tensor, "..."]], *, n_stacked: int = 0) -> list[Tensor]:
-        """Tensors like the weights, in the order of the vectors.
-
-        Args:
-            by_name: A tensor for each trained weight, of its shape.
-            n_stacked: How many dimensions stand before that shape.
-
-        Returns:
-            `[..., n]` for each of the vectors.
-        """
-        return [torch.cat([by_name[name].flatten(n_stacked) for name in group], dim=-1) for group in self._groups]
 
     def by_name(self, vectors: Sequence[Float[Tensor, "*stack _"]]) -> dict[str, Tensor]:
         """What stands for each weight in vectors like `vectors`, or in stacks of such.
@@ -152,13 +140,22 @@ class FlatAdamW:
             state = {moment: self.moments[moment][place] for moment in MOMENTS}
             self._adamw.state[vector] = {"step": self.n_steps[place], **state}
 
+    def zero_grad(self) -> None:
+        """Drop the gradients of vectors and weights."""
+        for group, vector in zip(self._groups, self.vectors, strict=True):
+            vector.grad = None
+            for weight in group.values():
+                weight.grad = None
+
     def gather_gradients(self) -> None:
         """Move the gradients of the net's weights, which all have one, to the vectors."""
         for group, vector in zip(self._groups, self.vectors, strict=True):
-            gradients = [weight.grad for weight in group.values()]
-            vector.grad = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
-            for weight in group.values():
+            gradients = []
+            for name, weight in group.items():
+                assert weight.grad is not None, f"{name} has no gradient"
+                gradients.append(weight.grad.flatten())
                 weight.grad = None
+            vector.grad = torch.cat(gradients)
 
     def step(self, rate: float) -> None:
         """One step along the gradients of the vectors.

@@ -54,9 +54,11 @@ def save_resume(
 
 
 def state_tensors(*, net: HookedNet, optimizer: FlatAdamW, average: WeightAverage | None) -> dict[str, Tensor]:
-    """Weights, moments and average, on the CPU; `put_state` takes them."""
+    """Copies of weights, moments and average, on the CPU; `put_state` takes them."""
     weights = {f"weight/{name}": weight.detach() for name, weight in net.named_parameters()}
-    return {name: tensor.cpu().contiguous() for name, tensor in (weights | _kept_beside(optimizer, average)).items()}
+    kept = weights | _kept_beside(optimizer, average)
+    # Not views: pickled for another process, each would take its whole vector along.
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
 
 
 def put_state(

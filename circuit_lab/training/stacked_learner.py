@@ -1,8 +1,9 @@
 """Many nets of one architecture that learn at once: their weights stacked, one step for all.
 
-1. Each member is an ordinary `Learner`. The vectors that hold its weights and moments become rows of stacks
-   `[member, n]`, so that whatever reads or writes a member (evaluation, saving, averaging) reads or writes the stack.
-2. The gradients of all members come from one `torch.func.vmap` over the gradient of one member's mean loss.
+1. Each member is an ordinary `Learner`. The vectors that hold its trained weights and their moments become rows of
+   stacks `[member, n]`, so that whatever reads or writes them (evaluation, saving, averaging) reads or writes those.
+2. The gradients of all members come from one `torch.func.vmap` over the gradient of one member's mean loss by its
+   vectors.
 3. AdamW works element by element, so the update of a stack is that of its members; rate, decay and clipping, which
    members may differ in, are numbers per member. (torch's optimisers take one number for all.)
 4. Full batches of different sizes are padded; a padded item has weight 0 in the mean.
@@ -12,12 +13,12 @@ attention's keys is no exception but looks like one: softmax does not see it, so
 AdamW scales up.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
 
 from circuit_lab.tasks import Task
 from circuit_lab.training.acceleration import autocast, compiled, matmul_precision
@@ -80,9 +81,8 @@ class StackedLearner:
             Each member's loss before the step, in nats, on the device.
         """
         with matmul_precision(self._recipe.training):
-            of_weights, losses = self._gradients(*self._batch(step))
+            gradients, losses = self._gradients(*self._batch(step))
         with torch.no_grad():
-            gradients = self.learners[0].optimizer.flattened(of_weights, n_stacked=1)
             self._add_penalties(gradients)
             self._clip(gradients)
             self._update(gradients, step)
@@ -98,14 +98,15 @@ class StackedLearner:
         answer: Int[Tensor, "member n"],
         answer_position: Int[Tensor, "member n"],
         item_weight: Float[Tensor, "member n"],
-    ) -> tuple[dict[str, Tensor], Float[Tensor, " member"]]:
-        """Gradient of each member's loss by its trained weights, and the loss."""
+    ) -> tuple[list[Float[Tensor, "member _"]], Float[Tensor, " member"]]:
+        """Gradient of each member's loss by its vectors, and the loss."""
+        first = self.learners[0]
 
-        def loss(trained, fixed, tokens, answer, answer_position, item_weight):
+        def loss(vectors, fixed, tokens, answer, answer_position, item_weight):
             with autocast(self._recipe.training, self._device):
                 logits = functional_call(
-                    self.learners[0].net,
-                    trained | fixed,
+                    first.net,
+                    first.optimizer.by_name(vectors) | fixed,
                     (tokens,),
                     {"answer_only": True, "answer_position": answer_position},
                 )
@@ -114,7 +115,7 @@ class StackedLearner:
             losses = answer_loss(logits, answer, reduction="none", **options)
             return (losses * item_weight).sum()
 
-        return vmap(grad_and_value(loss))(self._trained, self._fixed, tokens, answer, answer_position, item_weight)
+        return vmap(grad_and_value(loss))(self._vectors, self._fixed, tokens, answer, answer_position, item_weight)
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every member's items of one step."""
@@ -177,19 +178,16 @@ class StackedLearner:
         return torch.tensor(numbers, dtype=dtype, device=self._device)[:, None]
 
     def _stack_weights(self) -> None:
-        """From now on a member's weights and moments are rows of the stacks, and its buffers are what they were."""
-        optimizers = [learner.optimizer for learner in self.learners]
-        first = optimizers[0]
-        self._decays = first.decays
+        """From now on a member's trained weights and their moments are rows of the stacks; the rest is copied."""
+        optimizers, nets = [learner.optimizer for learner in self.learners], [learner.net for learner in self.learners]
+        self._decays = optimizers[0].decays
         self._vectors = _stacked([each.vectors for each in optimizers])
         self._moments = {moment: _stacked([each.moments[moment] for each in optimizers]) for moment in MOMENTS}
         for row, each in enumerate(optimizers):
             moments = {moment: [stack[row] for stack in stacks] for moment, stacks in self._moments.items()}
             each.move_to([stack[row] for stack in self._vectors], moments)
-        self._trained = first.by_name(self._vectors)
-        weights, buffers = stack_module_state([learner.net for learner in self.learners])
-        frozen = {name: stack.detach() for name, stack in weights.items() if name not in self._trained}
-        self._fixed = frozen | buffers
+        rest = [{n: part for n, part in _parts(net) if not part.requires_grad} for net in nets]
+        self._fixed = {name: torch.stack([parts[name].detach() for parts in rest]) for name in rest[0]}
 
     def _stack_items(self) -> None:
         """Every member's training items, padded to the largest number; what is drawn of them in each step, if any."""
@@ -208,6 +206,12 @@ class StackedLearner:
         if streams[0] is not None:
             size = streams[0].batch_size
             self._equal_weight = torch.full((len(items), size), 1 / size, dtype=dtype, device=self._device)
+
+
+def _parts(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers by name."""
+    yield from net.named_parameters()
+    yield from net.named_buffers()
 
 
 def _stacked(of_members: Sequence[Sequence[Float[Tensor, " _"]]]) -> list[Float[Tensor, "member _"]]:

@@ -30,7 +30,8 @@ Each row first shows that both give equal results (the row of matrix products: t
 times them in turn, with one thread, in one process of the row's own but for a peer that needs another environment
 (`make bench-peers`): the median ratio (peer's time / ours) of the paired runs, with the smallest and the largest. What
 is compared stands in `tests/benchmarks/ratios.py`. `make test-slow` holds every row that the machine can measure to its
-target or, where a busy machine may miss that, to the bound in brackets. Compiled steps are timed after compiling.
+target or, where that is not reached or a busy machine may miss it, to the bound in brackets. Compiled steps are timed
+after compiling.
 
 | work | peer | ratio | range | pairs | target |
 |---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""Each paired benchmark reaches its target, or the somewhat lower bound that a busy machine still reaches."""
+"""Each paired benchmark reaches its target, or the lower bound that a busy machine still reaches."""
 
 import pytest
 from ratios import ROWS, measured_alone
